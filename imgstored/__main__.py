@@ -217,13 +217,16 @@ def _audit(files: Sequence[Path], *, check: bool, as_json: bool) -> int:
     from imgstored import log
     from imgstored.audit.audit import audited
     from imgstored.config.tables import LogTable
+    from imgstored.foreign_text import printable
     from imgstored.http.secrets import KNOWN
 
     log.set_up(LogTable(level="error"))
     found: DoctorDocument = KNOWN.hidden_in(audited(files))
     for finding in () if as_json else found["findings"]:
         hint = f"\n      hint: {finding['hint']}" if finding["hint"] else ""
-        sys.stdout.write(f"{finding['status']:4}  {finding['check']}: {finding['seen']}{hint}\n")
+        # Names of files are in it, which anybody may have chosen.
+        seen = printable(finding["seen"])
+        sys.stdout.write(f"{finding['status']:4}  {finding['check']}: {seen}{hint}\n")
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")
     return int(any(finding["status"] == "fail" for finding in found["findings"]))

@@ -298,4 +298,5 @@ def test_a_traceback_that_is_asked_for_where_there_is_none_is_no_shortage():
         "from imgstored.host import exhaustion\n"
         "logger.info(str(exhaustion.is_noted()))\n"
     )
-    assert [json.loads(line)["event"] for line in said(told).splitlines()] == ["a library says", "two", "False"]
+    events = [json.loads(line)["event"] for line in said(told).splitlines()]
+    assert events == ["a library says", "two", "False"]

@@ -48,7 +48,8 @@ def _of_pool(name: str, pool: InPool, found: Inventory) -> Iterator[Orphan]:
         if uuid in pool.images or uuid not in wanted:
             yield Orphan("half-received images", f"{name}/{uuid}-partial")
     for stray in sorted(pool.strays):
-        yield Orphan("files that are part of no image", f"{name}/{stray}")
+        hint = "look at it, and remove it; the next start removes only what a daemon had left half written"
+        yield Orphan("files that are part of no image", f"{name}/{stray}", hint)
     if not found.running:
         for uuid in sorted(pool.client_holds):
             yield Orphan("holds of clients that are gone", f"{name}/{uuid}", "the next start releases them")

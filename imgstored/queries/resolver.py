@@ -16,6 +16,7 @@ from imgstored.http.location import shown as without_secrets
 from imgstored.manifest.values import shown
 from imgstored.queries.names import Candidates, Named, named, resolve
 from imgstored.sources.container import is_reference
+from imgstored.sources.search import silent_hint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -119,8 +120,7 @@ class Resolver:
         missing = [problem for problem in offered["problems"] if "listed_at" not in problem]
         hint = "`imgctl avail` lists the images that the sources have"
         if missing:
-            silent = ", ".join(without_secrets(problem["source"]) for problem in missing)
-            hint = f"it may be at a source that did not answer: {silent}"
+            hint = silent_hint([without_secrets(problem["source"]) for problem in missing])
         elif offered["incomplete"]:
             reasons = "; ".join(each["message"] for each in offered["incomplete"])
             hint = f"{reasons}. The uuid of an image finds also what a list lacks"

@@ -33,6 +33,13 @@ _NAMED = 3
 _TOLD = 50
 
 
+def silent_hint(urls: Sequence[str]) -> str:
+    """The hint where these sources, one at least, have not answered. The URLs are without secrets."""
+    more = len(urls) - _NAMED
+    further = f", and {more} more: `imgctl sources -c`" if more > 0 else ""
+    return f"it may be at a source that did not answer: {', '.join(urls[:_NAMED])}{further}"
+
+
 class Hit(Struct, frozen=True):
     """A source has the image."""
 
@@ -143,11 +150,7 @@ class Search:
 
     def _hint(self, failed: list[SourceSpec]) -> str:
         if failed:
-            named = ", ".join(shown(spec.url) for spec in failed[:_NAMED])
-            more = len(failed) - _NAMED
-            return f"it may be at a source that did not answer: {named}" + (
-                f", and {more} more: `imgctl sources -c`" if more > 0 else ""
-            )
+            return silent_hint([shown(spec.url) for spec in failed])
         for place, state in sorted(self._inactive.items()):
             return f'{shown(self._specs[place].url)} has it, but its state is "{state}"'
         return "`imgctl avail` lists the images that the sources have"

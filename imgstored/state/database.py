@@ -187,6 +187,7 @@ def _prepare(db: sqlite3.Connection, path: Path, layout: Layout) -> None:
         checked = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
         if checked != "ok":
             raise _DamagedError(checked)
+        _check_writable(db)
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = NORMAL")
     if found == 0:
@@ -199,6 +200,20 @@ def _prepare(db: sqlite3.Connection, path: Path, layout: Layout) -> None:
         for name in layout.tables:
             if _columns(db, name) != _columns(new, name):
                 raise _DamagedError(f"its table {name} has other columns")
+
+
+def _check_writable(db: sqlite3.Connection) -> None:
+    """Raises `_DamagedError` if a byte of the file's head says that only a newer SQLite may write it."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        db.execute(f"PRAGMA user_version = {schema_of(db)}")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY:
+            raise
+        # The file itself may be written: `_opened` has just done so.
+        raise _DamagedError("it says that it must not be written") from error
+    finally:
+        db.execute("ROLLBACK")
 
 
 def _columns(db: sqlite3.Connection, table: str) -> list[tuple[Any, ...]]:

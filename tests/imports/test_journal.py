@@ -23,6 +23,7 @@ from tests.state.older import BASE, left_behind
 
 UUID = "44444444-aaaa-4bbb-8ccc-000000000001"
 OTHER = "44444444-aaaa-4bbb-8ccc-000000000002"
+THIRD = "44444444-aaaa-4bbb-8ccc-000000000003"
 
 
 @pytest.fixture
@@ -306,6 +307,22 @@ def test_any_byte_may_be_another(tmp_path, data):
         journal.begin(ImportSpec(uuid, "zones"), {"uuid": uuid})
     assert {UUID, OTHER} <= {each.spec.uuid for each in journal.imports()}
     journal.close()
+
+
+@pytest.mark.parametrize("place", [18, 19], ids=["writing", "reading"])
+def test_a_journal_of_another_format_costs_no_import(path, aside, place):
+    """A byte of SQLite's head: it opened, and nothing could be written (the file format, section 1.3.3)."""
+    filled(path)
+    content = bytearray(path.read_bytes())
+    content[place] = 9
+    path.write_bytes(content)
+    journal = Journal(path, aside)
+    assert journal.fault is None
+    journal.begin(ImportSpec(THIRD, "zones"), {"uuid": THIRD})
+    found = {each.spec.uuid for each in journal.imports()}
+    assert found == ({UUID, OTHER, THIRD} if place == 18 else {THIRD})
+    journal.close()
+    assert [damage.what for damage in aside.found()] == [str(path)]
 
 
 @pytest.mark.parametrize("schema", [-1, -(1 << 31)])

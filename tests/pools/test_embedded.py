@@ -29,6 +29,7 @@ from imgstored.errors import (
     OriginNotInstalledError,
     PoolError,
     StreamError,
+    UsageError,
 )
 from imgstored.pools.base import Boundless
 from imgstored.pools.embedded import EmbeddedPool, files, notes, receive
@@ -646,6 +647,22 @@ def test_what_comes_to_a_folder_or_goes_is_seen_at_the_next_start(pools: Embedde
     assert (pool.images(), pool.damage()) == ([], [f"image {image.uuid} is damaged, and left out"])
     stream.unlink()
     assert pools.open().images() == []
+
+
+def test_what_is_in_the_place_of_an_image_is_named(pools: EmbeddedPools) -> None:
+    install(pools.open(), "base")
+    (pools.folder / OTHER).write_text("no folder")
+    (pools.folder / ZVOL).symlink_to(pools.folder / BASE)
+    (pools.folder / "notes.txt").write_text("of somebody")
+    assert pools.open().strays() == sorted([OTHER, ZVOL, "notes.txt"])
+
+
+def test_the_tag_of_damaged_holds_is_nobody_elses(pools: EmbeddedPools) -> None:
+    pool = pools.open()
+    install(pool, "base")
+    with pytest.raises(UsageError, match="unreadable"):
+        pool.hold(BASE, "(unreadable)")
+    assert pool.holds(BASE) == []
 
 
 def test_a_hold_is_seen_whatever_time_a_folder_has(pools: EmbeddedPools) -> None:

@@ -156,8 +156,11 @@ def strays(root: Folder, *, others: Collection[str]) -> list[str]:
     found = []
     for name in root.names():
         if UUID.fullmatch(name):
-            with root.folder(name) as folder:
-                found += [f"{name}/{each}" for each in folder.names() if each not in FILES]
+            try:
+                with root.folder(name) as folder:
+                    found += [f"{name}/{each}" for each in folder.names() if each not in FILES]
+            except NotADirectoryError:
+                found.append(name)
         elif name not in others and not (
             name.endswith(PARTIAL) and UUID.fullmatch(name.removesuffix(PARTIAL))
         ):

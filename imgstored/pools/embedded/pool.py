@@ -18,6 +18,7 @@ from imgstored.errors import (
     OriginNotInstalledError,
     PoolError,
     StreamError,
+    UsageError,
 )
 from imgstored.host import filesystem, shortage
 from imgstored.host.mounts import storage_of
@@ -363,6 +364,8 @@ class EmbeddedPool:
     def hold(self, uuid: str, tag: str) -> None:
         """Keeps the image from being destroyed until the tag is released."""
         check_tag(tag)
+        if tag == UNREADABLE:
+            raise UsageError(f'the tag "{UNREADABLE}" stands for damaged holds', hint="choose another tag")
         with self._changed_holds(uuid) as tags:
             if len(tags) >= _MAX_TAGS and tag not in tags:
                 raise PoolError(f'image "{uuid}" has too many holds', hint="release some of them")
