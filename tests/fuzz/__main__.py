@@ -14,15 +14,16 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+#: What libFuzzer says when it does not see which lines an input reaches.
+_BLIND: Final = "Is the code instrumented for coverage?"
 
 
 def main() -> int:
     """Returns 1 if a target failed."""
-    from tests.fuzz.targets import TARGETS
-
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help="those in tests/fuzz/targets.py")
     parser.add_argument("--runs", type=int, default=0, help="inputs of each target; 0: no bound")
     parser.add_argument("--seconds", type=int, default=60, help="of each target; 0: no bound")
     parser.add_argument(
@@ -34,7 +35,10 @@ def main() -> int:
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments, rest = parser.parse_known_args()
     if arguments.one:
+        # Nothing of ours may have been imported before: only what atheris sees imported tells it where it goes.
         _fuzz(arguments.targets[0], rest)
+    from tests.fuzz.targets import TARGETS
+
     with tempfile.TemporaryDirectory(prefix="imgstore-fuzz-") as folder:
         corpus = arguments.corpus or Path(folder)
         results = [
@@ -52,20 +56,22 @@ def _run(name: str, corpus: Path, runs: int, seconds: int) -> dict[str, Any]:
     found.mkdir(parents=True, exist_ok=True)
     options = [f"-artifact_prefix={found}/", "-timeout=20", "-rss_limit_mb=1024", "-print_final_stats=1"]
     options += [f"-max_total_time={seconds}"] if seconds else []
-    options += [f"-atheris_runs={runs}"] if runs else []
+    options += [f"-runs={runs}"] if runs else []
     began = time.monotonic()
     command = [sys.executable, "-m", "tests.fuzz", "--one", name, *options, "-max_len=4096", str(corpus)]
     done = subprocess.run(
         command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, errors="replace"
     )
+    blind = _BLIND in done.stderr
     counts = re.findall(r"stat::number_of_executed_units: +(\d+)", done.stderr)
     counts = counts or re.findall(r"^#(\d+)\t", done.stderr, re.MULTILINE)
     inputs = int(counts[-1]) if counts else 0
     took = round(time.monotonic() - began)
     print(f"{name}: {inputs} inputs in {took} s, status {done.returncode}", flush=True)
-    if done.returncode:
+    failed = done.returncode != 0 or blind
+    if failed:
         print(done.stderr[-4000:])
-    return {"target": name, "inputs": inputs, "seconds": took, "failed": done.returncode != 0}
+    return {"target": name, "inputs": inputs, "seconds": took, "failed": failed}
 
 
 def _add(report: Path, results: list[dict[str, Any]]) -> None:

@@ -88,11 +88,10 @@ _UUID: Final = "11111111-aaaa-4bbb-8ccc-000000000001"
 
 @dataclass(frozen=True)
 class Target:
-    """One fuzzer. `seeds` are inputs to begin with; `modules` are those whose coverage counts."""
+    """One fuzzer. `seeds` are inputs to begin with."""
 
     run: Callable[[bytes], None]
     seeds: Callable[[], Sequence[bytes]]
-    modules: tuple[str, ...]
 
 
 class Fields:
@@ -244,7 +243,7 @@ def records(data: bytes, volume: int) -> list[bytes]:
     fields = Fields(data)
     writer = StreamWriter(fields.one("<>"), guid=1 + fields.number(3))
     found = [writer.begin(objset=2 + volume, fromguid=fields.number(1), features=fields.number(0xFFFF))]
-    while fields.left > 0 and len(found) < 60:
+    while fields.left > 0 and len(found) < 24:
         number, size = fields.number(3), fields.number(4096)
         match fields.number(9):
             case 0:
@@ -514,14 +513,18 @@ def index(data: bytes) -> None:
     text = data.decode("utf-8", "replace")
     with suppress(KeyFileError):
         parse_public_key(text)
+    # With these comments the owner of the key signs it. A signature costs a hundred times what the rest does,
+    # so what is sound gets one, and of the rest a few.
+    comments = [text.split("\n", 1)[0]] if len(data) % 64 == 0 else []
     with suppress(UntrustedError, ValueError):
         parse_pointer(text)
+        comments.append(text)
     with suppress(UntrustedError, ValueError, msgspec.MsgspecError):
         parse_index(data)
+        comments.append(Pointer(7, 2_000_000_000, hashed(data)).comment)
     with suppress(UntrustedError, KeyFileError, ValueError):
         parse_signatures(data)
-    # As the owner of the key signed it: with any comment, and with the right one.
-    for comment in (text.split("\n", 1)[0], Pointer(7, 2_000_000_000, hashed(data)).comment):
+    for comment in comments:
         with suppress(UntrustedError, ValueError):
             made = signed(_KEY, data, comment).text().encode()
             trusted = believed(made, [_KEY.public], now=0.0, seen={})
@@ -738,21 +741,21 @@ def _delta_seeds() -> list[bytes]:
 
 
 TARGETS: Final[dict[str, Target]] = {
-    "rpc": Target(rpc, _rpc_seeds, ("imgstored.rpc",)),
-    "manifest": Target(manifest, _manifest_seeds, ("imgstored.manifest",)),
-    "answers": Target(answers, _answer_seeds, ("imgstored.sources.answers", "imgstored.manifest")),
-    "stream": Target(stream, _stream_seeds, ("imgstored.zstream",)),
-    "volume": Target(volume, lambda: [bytes(range(200)), b"\x02" * 60], ("imgstored.zstream",)),
-    "rewriter": Target(rewriter, lambda: [bytes(range(200)), b"\x02" * 60], ("imgstored.zstream",)),
-    "writer": Target(writer, lambda: [bytes(range(250)), b"\x01" * 60], ("imgstored.zstream",)),
-    "token": Target(token, _token_seeds, ("imgstored.zstream",)),
-    "nvlist": Target(nvlist, _nvlist_seeds, ("imgstored.zstream",)),
-    "image-file": Target(image_file, _file_seeds, ("imgstored.transfer",)),
-    "http-answer": Target(http_answer, _answer_head_seeds, ("imgstored.http",)),
-    "http-request": Target(http_request, _request_seeds, ("imgstored.httpd",)),
-    "configuration": Target(configuration, _configuration_seeds, ("imgstored.config",)),
-    "index": Target(index, _index_seeds, ("imgstored.site",)),
-    "layer": Target(layer, _layer_seeds, ("imgstored.layers", "tarfile")),
-    "registry": Target(registry, _registry_seeds, ("imgstored.registry", "imgstored.manifest")),
-    "delta-index": Target(delta_index, _delta_seeds, ("imgstored.delta", "imgstored.zstream")),
+    "rpc": Target(rpc, _rpc_seeds),
+    "manifest": Target(manifest, _manifest_seeds),
+    "answers": Target(answers, _answer_seeds),
+    "stream": Target(stream, _stream_seeds),
+    "volume": Target(volume, lambda: [bytes(range(200)), b"\x02" * 60]),
+    "rewriter": Target(rewriter, lambda: [bytes(range(200)), b"\x02" * 60]),
+    "writer": Target(writer, lambda: [bytes(range(250)), b"\x01" * 60]),
+    "token": Target(token, _token_seeds),
+    "nvlist": Target(nvlist, _nvlist_seeds),
+    "image-file": Target(image_file, _file_seeds),
+    "http-answer": Target(http_answer, _answer_head_seeds),
+    "http-request": Target(http_request, _request_seeds),
+    "configuration": Target(configuration, _configuration_seeds),
+    "index": Target(index, _index_seeds),
+    "layer": Target(layer, _layer_seeds),
+    "registry": Target(registry, _registry_seeds),
+    "delta-index": Target(delta_index, _delta_seeds),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import time
 from pathlib import Path
@@ -100,3 +101,27 @@ class Zpool:
         """Exports and imports the pool, as a reboot does."""
         run("zpool", "export", self.name)
         run("zpool", "import", "-d", str(FOLDER), self.name)
+
+
+def two_versions(size: int, record: int) -> tuple[bytes, bytes]:
+    """The streams of a file system with a file of random bytes, before and after some were replaced.
+
+    `size` is the file's in bytes, `record` that of one record of it; each fifth is replaced.
+    """
+    name = f"versions{WORKER}"
+    chance, streams = random.Random(3), []
+    with Zpool(name, "128M") as pool:
+        run("zfs", "create", "-o", f"recordsize={record}", f"{name}/tree")
+        path = pool.mountpoint("tree") / "file"
+        content = bytearray(chance.randbytes(size))
+        for snapshot in ("before", "after"):
+            with path.open("r+b" if path.exists() else "wb") as file:
+                file.write(content)
+            run("zfs", "snapshot", f"{name}/tree@{snapshot}")
+            sent = subprocess.run(
+                ["zfs", "send", f"{name}/tree@{snapshot}"], capture_output=True, check=True
+            )
+            streams.append(sent.stdout)
+            for start in range(0, size, 5 * record):
+                content[start : start + record] = chance.randbytes(record)
+    return streams[0], streams[1]

@@ -35,9 +35,9 @@ TOKEN: Final = "a-token-of-the-proofs"
 SMALL, CLONE, LARGE, VOLUME, FIRST, SECOND, LOWER, UPPER, NEXT = (
     f"33333333-aaaa-4bbb-8ccc-00000000000{number}" for number in range(1, 10)
 )
-#: The guest's proofs, on real ZFS, have no container images and no deltas yet.
+IMAGES: Final = (SMALL, CLONE, LARGE, VOLUME, LOWER, UPPER, NEXT)
+#: In the guest the streams are such as ZFS takes.
 _IN_GUEST: Final = bool(os.environ.get("IMGSTORE_GUEST"))
-IMAGES: Final = (SMALL, CLONE, LARGE, VOLUME, *(() if _IN_GUEST else (LOWER, UPPER, NEXT)))
 #: What is built on what.
 ORIGINS: Final = {CLONE: SMALL, UPPER: LOWER}
 PUBLISHED: Final = (FIRST, SECOND)
@@ -64,13 +64,16 @@ def made() -> dict[str, Made]:
 
 
 def _real_streams() -> dict[str, bytes]:
-    """Streams that ZFS takes. Only their manifests tell two of them apart."""
-    base = real_stream("base")
+    """Streams that ZFS takes."""
+    from tests.guest.zpool import two_versions
+
+    before, after = two_versions(size=1900 << 10, record=_RECORD)
     return _made_up_streams() | {
-        SMALL: base,
+        SMALL: real_stream("base"),
         CLONE: real_stream("incremental"),
-        LARGE: base,
+        LARGE: before,
         VOLUME: real_stream("zvol"),
+        NEXT: after,
     }
 
 
