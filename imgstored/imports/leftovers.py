@@ -71,12 +71,19 @@ class Leftovers:
                 steps.append(partial(self._journal.end, pool, uuid))
             elif not kept.wanted:
                 steps.append(partial(self._journal.park, pool, uuid))
-        failures: list[ImgstoreError | OSError] = []
+        failures: list[ImgstoreError] = []
         for step in steps:
             try:
                 step()
-            except (ImgstoreError, OSError) as error:
+            except ImgstoreError as error:
                 failures.append(error)
+            except OSError as error:
+                failures.append(
+                    PoolError(
+                        f"what the import left cannot be removed: {shortage.why(error)}",
+                        hint="look at the file systems of the pool and of the daemon's state folder",
+                    )
+                )
         if failures:
             raise failures[0]
 

@@ -118,9 +118,7 @@ def two_versions(size: int, record: int) -> tuple[bytes, bytes]:
             with path.open("r+b" if path.exists() else "wb") as file:
                 file.write(content)
             run("zfs", "snapshot", f"{name}/tree@{snapshot}")
-            sent = subprocess.run(
-                ["zfs", "send", f"{name}/tree@{snapshot}"], capture_output=True, check=True
-            )
+            sent = subprocess.run(["zfs", "send", f"{name}/tree@{snapshot}"], capture_output=True, check=True)
             streams.append(sent.stdout)
             for start in range(0, size, 5 * record):
                 content[start : start + record] = chance.randbytes(record)

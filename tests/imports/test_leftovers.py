@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 
 import pytest
@@ -49,6 +51,15 @@ def test_an_import_that_nobody_wants_does_not_go_on_because_its_pool_kept_someth
         leftovers.drop("zones", BASE, KEPT[End.ABANDONED], locked=True)
     assert [each.wanted for each in journal.imports()] == [False]
     assert journal.spooled() == {spool_name("zones", BASE)}
+
+
+def test_a_disk_that_fails_is_named_for_people(leftovers, monkeypatch):
+    def failing(*_, **__):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(leftovers, "_abandon", failing)
+    with pytest.raises(PoolError, match="what the import left cannot be removed: Input/output error"):
+        leftovers.drop("zones", BASE, KEPT[End.ABANDONED], locked=True)
 
 
 def test_wrong_bytes_are_not_believed_where_they_stay(leftovers, journal, tmp_path):

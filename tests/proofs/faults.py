@@ -37,7 +37,7 @@ from tests.proofs.world import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from tests.proofs.model import Operation
     from tests.proofs.recording import Change
@@ -180,9 +180,16 @@ class Faults:
         self.world.done(operation)
 
 
-def all_of(faults: Faults, codes: Iterable[int] = ERRORS, *, step: int = 1) -> Iterator[str]:
-    """Fails each change of each operation with each error, or every `step`-th; says what is done."""
+def all_of(
+    faults: Faults, codes: Iterable[int] = ERRORS, *, step: int = 1, operations: Sequence[str] = ()
+) -> Iterator[str]:
+    """Fails each change of each operation with each error, or every `step`-th; says what is done.
+
+    Of the `operations` alone if there are any, as "import 1".
+    """
     for name, uuid in OPERATIONS:
+        if operations and f"{name} {uuid[-1]}" not in operations:
+            continue
         for code in codes:
             faults.each(name, uuid, code, range(1, _END, step))
             yield f"{name} {uuid[-1]} {errno.errorcode[code]}"
@@ -192,13 +199,16 @@ def main() -> int:
     """Returns 1 if a promise was broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.proofs.faults", description=__doc__)
     parser.add_argument("--step", type=int, default=1)
+    parser.add_argument(
+        "--operation", action="append", default=[], help="as 'import 1'; all, if none is named"
+    )
     parser.add_argument("--report", type=Path, default=None, help="a JSON file with the figures")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="imgstore-faults-", dir="/dev/shm"))
     began, broken = time.monotonic(), None
     with image_server(folder / "server") as url, Forks() as forks, Faults(folder, url, forks) as faults:
         try:
-            for done in all_of(faults, step=arguments.step):
+            for done in all_of(faults, step=arguments.step, operations=arguments.operation):
                 print(f"{done}: {sum(faults.count.values())} faults so far", flush=True)
         except BrokenPromiseError as error:
             broken = str(error)
