@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments, rest = parser.parse_known_args()
     if arguments.one:
-        # Nothing of ours may have been imported before: only what atheris sees imported tells it where it goes.
+        # Nothing of ours may be imported yet: only what atheris sees imported tells it where it goes.
         _fuzz(arguments.targets[0], rest)
     from tests.fuzz.targets import TARGETS
 

@@ -200,7 +200,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.proofs.faults", description=__doc__)
     parser.add_argument("--step", type=int, default=1)
     parser.add_argument(
-        "--operation", action="append", default=[], help="as 'import 1'; all, if none is named"
+        "--operation", action="append", default=[], help="as 'import 1'; else all"
     )
     parser.add_argument("--report", type=Path, default=None, help="a JSON file with the figures")
     arguments = parser.parse_args()
