@@ -199,9 +199,7 @@ def main() -> int:
     """Returns 1 if a promise was broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.proofs.faults", description=__doc__)
     parser.add_argument("--step", type=int, default=1)
-    parser.add_argument(
-        "--operation", action="append", default=[], help="as 'import 1'; else all"
-    )
+    parser.add_argument("--operation", action="append", default=[], help="as 'import 1'; else all")
     parser.add_argument("--report", type=Path, default=None, help="a JSON file with the figures")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="imgstore-faults-", dir="/dev/shm"))
