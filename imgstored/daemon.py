@@ -102,6 +102,7 @@ async def run(parts: Parts, files: Sequence[Path], end: End, notifier: Notifier)
     """Serves until a signal ends it; `end` begins then, or when an error does."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_begins_to_end, end)
+        nursery.start_soon(exhaustion.look_for_lost_results, LOOK_SECONDS)
         await nursery.start(parts.hooks.run)
         await nursery.start(parts.view.run, parts.catalog.all)
         nursery.start_soon(parts.sources.run)
@@ -205,6 +206,7 @@ class End:
         self._told = False
         self._beginning: dict[threading.Thread, float] = {}  # threads, and since when
         self._began = time.monotonic()
+        self._main = threading.get_ident()  # the thread that makes this
         # Plain locks, which take no memory to wait for.
         self._begun, self._done = threading.Lock(), threading.Lock()
         self._begun.acquire()
@@ -241,7 +243,8 @@ class End:
         while not self._begun.acquire(timeout=LOOK_SECONDS):
             self._look_for_lost_threads()
             if exhaustion.is_noted() and time.monotonic() >= self._began + LEAST_SECONDS:
-                os.kill(os.getpid(), signal.SIGTERM)
+                # The system may give a signal of the process to any thread, which does not wake the main one.
+                signal.pthread_kill(self._main, signal.SIGTERM)
                 self._told = True
                 _say(
                     logger.error, "memory ran out: the daemon ends, and starts anew with what is on the disk"

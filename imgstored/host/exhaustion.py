@@ -8,8 +8,9 @@ daemon then ends and is started anew, with what is on the disk, which is whole a
 from __future__ import annotations
 
 import errno
+import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,20 +81,26 @@ def is_noted() -> bool:
     return _doubtful
 
 
-def note_lost_results() -> None:
-    """From now on it is noted if a thread cannot hand its result to trio: its task would wait for ever."""
+async def look_for_lost_results(seconds: float) -> NoReturn:
+    """Notes, at intervals of so many seconds, if the result of a thread was lost: its task waits for ever.
+
+    A thread that cannot hand over its result prints so, and trio goes on. A thread without work ends after
+    ten seconds. So a result was lost when more tasks wait for threads than there are threads.
+    """
     import trio  # not for those who only ask what an error comes of
 
-    give = trio.lowlevel.TrioToken.run_sync_soon
+    # trio.testing has it, too, but loads pytest where that is installed.
+    from trio._threads import active_thread_count
 
-    def noting(self: trio.lowlevel.TrioToken, *arguments: Any, **named: Any) -> None:
-        try:
-            give(self, *arguments, **named)
-        except Exception as error:
-            note(error)
-            raise
+    while True:
+        await trio.sleep(seconds)
+        if active_thread_count() > sum(_is_of_trio(thread.name) for thread in threading.enumerate()):
+            note(MemoryError("the result of a thread was lost"))
 
-    trio.lowlevel.TrioToken.run_sync_soon = noting  # type: ignore[method-assign, assignment]
+
+def _is_of_trio(name: str) -> bool:
+    """Whether a thread of that name is one of trio's, with work or without."""
+    return " from " in name or name.startswith("Trio thread ")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

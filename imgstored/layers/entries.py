@@ -50,6 +50,8 @@ _AUFS: Final = b".wh..wh."
 _ATTRIBUTE: Final = "SCHILY.xattr."
 #: chown(2) takes this as "leave it".
 _NO_ID: Final = (1 << 32) - 1
+#: The largest number of a device: illumos has 32 bits for each of two (sys/mkdev.h), Linux fewer.
+_MAX_DEVICE: Final = (1 << 32) - 1
 #: Seconds: times after the year 2486 are taken for damage, and are 0 as those before 1970 are.
 _MAX_TIME: Final = 1 << 34
 
@@ -141,7 +143,7 @@ def entries(layer: Readable) -> Iterator[tuple[Entry, Readable | None]]:
                     yield entry, _contents(tar, member) if entry.kind is Kind.FILE else None
                 # tarfile keeps what it has read, to find it again.
                 cast("Any", tar).members.clear()
-    except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
+    except (tarfile.TarError, ValueError, ArithmeticError, LookupError, EOFError) as error:
         if reader.size:
             raise _damaged(str(error)) from error
 
@@ -232,6 +234,10 @@ def _entry(member: tarfile.TarInfo) -> Entry | None:
         raise _damaged(f"the hard link {shown(_bytes(member.name))} has no target")
     if not (0 <= member.uid < _NO_ID and 0 <= member.gid < _NO_ID and member.size >= 0):
         raise _damaged(f"{shown(_bytes(member.name))} has an impossible owner or size")
+    # Of all others a header may have anything there.
+    device = (member.devmajor, member.devminor) if kind in (Kind.CHARACTER, Kind.BLOCK) else (0, 0)
+    if not all(0 <= number <= _MAX_DEVICE for number in device):
+        raise _damaged(f"the {kind.value} {shown(_bytes(member.name))} has an impossible number")
     return Entry(
         path=path,
         kind=kind,
@@ -242,7 +248,7 @@ def _entry(member: tarfile.TarInfo) -> Entry | None:
         size=member.size if kind is Kind.FILE else 0,
         target=target if kind is Kind.SYMLINK else b"",
         linked=linked,
-        device=(member.devmajor, member.devminor),
+        device=device,
         attributes=_attributes(member.pax_headers),
     )
 
@@ -274,8 +280,11 @@ def _whiteout(path: Path) -> Entry:
 def _nanoseconds(member: tarfile.TarInfo) -> int:
     if not math.isfinite(member.mtime) or not 0 <= member.mtime < _MAX_TIME:
         return 0
-    # tarfile makes a floating-point number of it, which has no nanoseconds.
-    return int(Decimal(member.pax_headers.get("mtime", member.mtime)) * 1_000_000_000)
+    # tarfile makes a floating-point number of it, which has no nanoseconds; and 0 of what is no number.
+    try:
+        return int(Decimal(member.pax_headers.get("mtime", member.mtime)) * 1_000_000_000)
+    except ArithmeticError:
+        return 0
 
 
 def _attributes(headers: Mapping[str, str]) -> dict[str, bytes]:
@@ -303,7 +312,7 @@ class _Contents:
         """At most `size` bytes; none at the end. Raises `LayerError`."""
         try:
             return self._contents.read(size)
-        except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
+        except (tarfile.TarError, ValueError, ArithmeticError, LookupError, EOFError) as error:
             raise _damaged(str(error)) from error
 
 

@@ -6,6 +6,9 @@ import errno
 import subprocess
 import sys
 import threading
+import time
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import structlog
@@ -91,18 +94,25 @@ def test_a_log_without_memory_fails_nothing(capsys):
 
 
 async def test_a_thread_whose_result_is_lost_is_noted(monkeypatch, capfd):
+    """Wherever it was lost: here before trio has been asked to take it."""
+
     def out_of_memory(*_):
         raise MemoryError
 
-    monkeypatch.setattr(trio.lowlevel.TrioToken, "run_sync_soon", out_of_memory)
-    exhaustion.note_lost_results()
-    done = threading.Event()
-    with trio.move_on_after(0.01):  # its task waits for ever, and a thread cannot be cancelled
-        await trio.to_thread.run_sync(done.set, abandon_on_cancel=True)
-    assert done.wait(30)
-    with trio.fail_after(30):
-        while not exhaustion.is_noted():  # noqa: ASYNC110 (a thread notes it)
-            await trio.sleep(0.01)
+    monkeypatch.setattr(trio._core._thread_cache, "IDLE_TIMEOUT", 0.05)
+    release = threading.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(exhaustion.look_for_lost_results, 0.01)
+        nursery.start_soon(partial(trio.to_thread.run_sync, release.wait, abandon_on_cancel=True))
+        await trio.to_thread.run_sync(time.sleep, 0.2)
+        assert not exhaustion.is_noted()
+        monkeypatch.setattr(trio._threads, "contextlib", SimpleNamespace(suppress=out_of_memory))
+        release.set()
+        with trio.fail_after(30):
+            while not exhaustion.is_noted():  # noqa: ASYNC110 (a task notes it)
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    assert "Exception while delivering result of thread" in capfd.readouterr().err
 
 
 #: A daemon whose end hangs, as tasks do that were lost; it is told in one of three ways to end.

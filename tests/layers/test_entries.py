@@ -115,8 +115,10 @@ def test_names_that_are_refused(name, message):
         member("a", uid=-1),
         member("a", uid=0xFFFFFFFF),
         member("a", gid=1 << 40),
+        member("a", tarfile.CHRTYPE, devmajor=-1),
+        member("a", tarfile.BLKTYPE, devminor=1 << 32),
     ],
-    ids=lambda info: f"{info.type!r} {info.linkname} {info.uid} {info.gid}",
+    ids=lambda info: f"{info.type!r} {info.linkname} {info.uid} {info.gid} {info.devmajor} {info.devminor}",
 )
 def test_entries_that_are_refused(bad):
     with pytest.raises(LayerError):
@@ -124,8 +126,14 @@ def test_entries_that_are_refused(bad):
 
 
 def test_times_that_are_none():
-    for value in (float("nan"), float("inf"), -1.0, 1e300):
-        assert only(tar_of((member("a", pax_headers={"mtime": str(value)}), b""))).mtime == 0
+    for value in ("nan", "inf", "-1.0", "1e300", "soon", "0x10", "0e99999999999999999999"):
+        assert only(tar_of((member("a", pax_headers={"mtime": value}), b""))).mtime == 0
+
+
+def test_a_fifo_has_no_device_number():
+    assert only(
+        tar_of((member("a", tarfile.FIFOTYPE, devmajor=-1), b""), form=tarfile.GNU_FORMAT)
+    ).device == (0, 0)
 
 
 def test_headers_are_bounded():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from imgstored.transfer.decompress.serial import Format
 from imgstored.transfer.decompress.sniff import GZIP_MAGIC
@@ -13,13 +13,18 @@ if TYPE_CHECKING:
 
 #: 16 for a gzip header and trailer, 15 for windows up to 32 KiB (zlib.h, inflateInit2).
 _GZIP = 16 + 15
+#: Where a member's header has its flags, and those that nothing may set (RFC 1952, 2.3.1.2).
+_FLAGS_AT: Final = 3
+_RESERVED: Final = 0xE0
 
 
 class Inflate:
-    """One gzip member, decoded by an object that is like `zlib.decompressobj`."""
+    """One gzip member, decoded by an object like `zlib.decompressobj`; `error` is what that raises."""
 
-    def __init__(self, inflater: Any) -> None:
+    def __init__(self, inflater: Any, error: type[Exception]) -> None:
         self._inflater = inflater
+        self._error = error
+        self._taken = 0
         self._rest: bytes | memoryview = b""
         self._filled = False
 
@@ -41,10 +46,19 @@ class Inflate:
 
     def decompress(self, data: bytes | memoryview, /, max_length: int) -> bytes:
         """As `Decoder.decompress`."""
+        if self._taken <= _FLAGS_AT:
+            self._check_flags(data)
         decoded: bytes = self._inflater.decompress(self._rest or data, max_length)
         self._rest = self._inflater.unconsumed_tail
         self._filled = len(decoded) == max_length
         return decoded
+
+    def _check_flags(self, data: bytes | memoryview) -> None:
+        """Refuses what is reserved, as zlib does: ISA-L takes it."""
+        at = _FLAGS_AT - self._taken
+        self._taken += len(data)
+        if at < len(data) and data[at] & _RESERVED:
+            raise self._error("its header has flags that RFC 1952 reserves")
 
 
 def gzip_format(*, accelerated: bool) -> Format:
@@ -53,7 +67,7 @@ def gzip_format(*, accelerated: bool) -> Format:
     return Format(
         name="gzip",
         begins=lambda head: GZIP_MAGIC.startswith(head[:3]),
-        decoder=lambda: Inflate(decompressobj(wbits=_GZIP)),
+        decoder=lambda: Inflate(decompressobj(wbits=_GZIP), error),
         errors=(error,),
         padding=1,
         padding_ends=True,
