@@ -10,12 +10,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from imgstored.http.addresses import Nearness, TooNearError, nearness, nearness_of_host
 from imgstored.http.socks import socks_tunnel
 
 if TYPE_CHECKING:
+    import io
     import ssl
 
     from imgstored.http.location import Origin
@@ -213,8 +214,42 @@ class _Race:
         self._failure, self._due = error, 0.0
 
 
+class _HeadLines:
+    """The lines of a head. If the connection ends within it, that raises; http.client takes it for the end."""
+
+    def __init__(self, stream: io.BufferedReader) -> None:
+        self._stream = stream
+        self._first = True
+
+    def readline(self, size: int = -1) -> bytes:
+        line = self._stream.readline(size)
+        if not line and not self._first:
+            raise http.client.IncompleteRead(b"")
+        self._first = False
+        return line
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class WholeResponse(http.client.HTTPResponse):
+    """An answer whose head has come to its end."""
+
+    def begin(self) -> None:
+        """Reads the head. Raises `HTTPException`, also where the connection ends within it."""
+        stream = self.fp
+        lines = self.fp = cast("Any", _HeadLines(stream))
+        try:
+            super().begin()
+        finally:
+            if self.fp is lines:
+                self.fp = stream
+
+
 class AbortableConnection(http.client.HTTPConnection):
     """http.client over an `AbortableSocket`: http or https, direct or through a proxy."""
+
+    response_class = WholeResponse
 
     def __init__(
         self,
@@ -284,7 +319,7 @@ class AbortableConnection(http.client.HTTPConnection):
         if proxy.authorization is not None:
             lines.append(f"Proxy-Authorization: {proxy.authorization}")
         sock.sendall("".join(line + "\r\n" for line in [*lines, ""]).encode("ascii"))
-        response = http.client.HTTPResponse(sock, method="CONNECT")
+        response = WholeResponse(sock, method="CONNECT")
         try:
             response.begin()
             if not 200 <= response.status < 300:

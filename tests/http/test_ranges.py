@@ -129,6 +129,16 @@ def test_an_idle_connection_that_the_server_closed_is_opened_anew() -> None:
             assert fetch(ranges, start, 10)[1] == CONTENT[start:10]
 
 
+def test_an_idle_connection_that_the_server_half_closed_is_opened_anew() -> None:
+    def answer(request: Request, wire: Wire) -> None:
+        wire.part(CONTENT, request)
+        wire.half_close()
+
+    with faulty(answer) as ranges:
+        for start in range(5):
+            assert fetch(ranges, start, 10)[1] == CONTENT[start:10]
+
+
 def test_a_chunked_answer() -> None:
     def answer(request: Request, wire: Wire) -> None:
         body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (CONTENT[:10], CONTENT[10:3000]))
@@ -175,6 +185,21 @@ def cut_off_chunked(request: Request, wire: Wire) -> None:
     wire.close()
 
 
+def half_closed(request: Request, wire: Wire) -> None:
+    wire.half_close()
+
+
+def half_closed_in_the_head(request: Request, wire: Wire) -> None:
+    wire.send(b"HTTP/1.1 206 Partial Content\r\nContent-Le")
+    wire.half_close()
+
+
+def half_closed_in_the_body(request: Request, wire: Wire) -> None:
+    headers = {"Content-Length": "100", "Content-Range": "bytes 0-99/1000"}
+    wire.reply("206 Partial Content", headers, bytes(40))
+    wire.half_close()
+
+
 def reset(request: Request, wire: Wire) -> None:
     wire.reset()
 
@@ -207,6 +232,9 @@ def too_much_in_chunks(request: Request, wire: Wire) -> None:
     [
         (cut_off, "the connection ended 60 bytes early"),
         (cut_off_chunked, "the connection ended early"),
+        (half_closed, "closed the connection without an answer"),
+        (half_closed_in_the_head, "the connection ended early"),
+        (half_closed_in_the_body, "the connection ended 60 bytes early"),
         (reset, "reset"),
         (mute, "closed the connection without an answer"),
         (another_language, "not HTTP"),
@@ -221,6 +249,15 @@ def test_faults_of_a_server(answer: Callable[[Request, Wire], None], words: str)
     assert not caught.value.lasting
     assert caught.value.message.startswith("http://127.0.0.1:")
     assert SECRET not in caught.value.message
+
+
+def test_a_head_that_is_cut_is_not_an_empty_file() -> None:
+    def answer(request: Request, wire: Wire) -> None:
+        wire.send(b"HTTP/1.1 200 OK\r\nServer: x\r\n")
+        wire.close()
+
+    with faulty(answer) as ranges, pytest.raises(FetchError, match="the connection ended early"):
+        fetch(ranges, 0, 100)
 
 
 def test_bytes_beyond_what_was_announced_never_reach_the_sink() -> None:

@@ -68,6 +68,12 @@ class Wire:
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
+    def half_close(self) -> None:
+        """Ends what it sends, and reads on until the client closes, too, or the server is stopped."""
+        self._sock.shutdown(socket.SHUT_WR)
+        while not self._stopping.is_set() and self._sock.recv(1 << 16):
+            pass
+
     def reset(self) -> None:
         """Ends the connection with a TCP reset."""
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
