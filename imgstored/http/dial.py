@@ -215,7 +215,7 @@ class _Race:
 
 
 class _HeadLines:
-    """The lines of a head. If the connection ends within it, that raises; http.client takes it for the end."""
+    """The lines of a head. A connection that ends within it raises; http.client takes that for the end."""
 
     def __init__(self, stream: io.BufferedReader) -> None:
         self._stream = stream
