@@ -292,7 +292,8 @@ class DeltaDocument(TypedDict):
 class JobDocument(TypedDict):
     """An import under way. `rate` is in compressed bytes a second, `eta` in seconds.
 
-    `fraction` says how far the slowest stage is, from 0 to 1, which is an installed image.
+    `fraction` says how far the slowest stage is, from 0 to 1, which is an installed image. Where no source
+    answers for an import of an earlier daemon, `error` is why, and `import_id` is empty.
     """
 
     uuid: str

@@ -154,6 +154,8 @@ class UnfinishedImport(Struct, frozen=True):
     spec: ImportSpec
     wanted: bool  #: goes on by itself after a restart
     touched_at: float  #: when a client asked for it, or left it, in seconds since the epoch
+    name: str  #: the image's, as its manifest has it
+    version: str
 
 
 class Journal:
@@ -240,7 +242,7 @@ class Journal:
         """All unfinished imports, oldest first."""
         with self.transaction() as db:
             rows = db.execute(
-                "SELECT pool, uuid, sources, channel, zstream, wanted, touched_at"
+                "SELECT pool, uuid, sources, channel, zstream, wanted, touched_at, manifest"
                 " FROM imports ORDER BY started_at, uuid"
             ).fetchall()
         return [_unfinished(*row) for row in rows]
@@ -344,7 +346,11 @@ def _unfinished(
     zstream: int,
     wanted: int,
     touched_at: float,
+    manifest: str,
 ) -> UnfinishedImport:
     replaced = None if sources is None else tuple(json.loads(sources))
     spec = ImportSpec(uuid, pool, replaced, channel, bool(zstream))
-    return UnfinishedImport(spec, bool(wanted), touched_at)
+    named = json.loads(manifest)
+    return UnfinishedImport(
+        spec, bool(wanted), touched_at, str(named.get("name", "")), str(named.get("version", ""))
+    )

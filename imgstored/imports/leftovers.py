@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
     from imgstored.catalog.catalog import Catalog
     from imgstored.catalog.image_locks import ImageLocks
-    from imgstored.imports.journal import Journal
-    from imgstored.imports.spec import ImportSpec
+    from imgstored.imports.journal import Journal, UnfinishedImport
     from imgstored.imports.state import Kept
 
 log = structlog.get_logger(__name__)
@@ -125,8 +124,8 @@ class Leftovers:
                     hint="look at the file system of the daemon's state folder",
                 ) from error
 
-    def sweep(self, keep_seconds: float) -> list[ImportSpec]:
-        """Drops what belongs to no import that goes on or may go on; returns the specs of those that go on.
+    def sweep(self, keep_seconds: float) -> list[UnfinishedImport]:
+        """Drops what belongs to no import that goes on or may go on; returns those that go on.
 
         Clients may install files meanwhile, so it locks an image before it drops its partial. It also does
         what `expire` does. The log names what cannot be dropped, and the rest goes on. Raises `PoolError` if
@@ -140,7 +139,7 @@ class Leftovers:
                 hint="look at the file system of the daemon's state folder",
             ) from error
 
-    def _sweep(self, keep_seconds: float) -> list[ImportSpec]:
+    def _sweep(self, keep_seconds: float) -> list[UnfinishedImport]:
         self.expire(keep_seconds)
         going_on = []
         kept: set[str] = set()
@@ -149,11 +148,11 @@ class Leftovers:
             if pool not in self._catalog.pools or self._catalog.find(pool, uuid) is not None:
                 self._forget(pool, uuid)
             elif unfinished.wanted:
-                going_on.append(unfinished.spec)
+                going_on.append(unfinished)
                 kept.add(spool_name(pool, uuid))
             else:
                 kept.add(spool_name(pool, uuid))
-        self._sweep_pools({spec.key for spec in going_on})
+        self._sweep_pools({each.spec.key for each in going_on})
         self._sweep_spools(kept)
         self._catalog.sweep(self._locks)
         return going_on

@@ -8,6 +8,7 @@ manager's state.
 from __future__ import annotations
 
 import os
+import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from imgstored.catalog.deletions import Deletions
     from imgstored.catalog.refresh import Refresh
     from imgstored.events.stream import EventStream
+    from imgstored.imports.journal import UnfinishedImport
     from imgstored.imports.plan import State
     from imgstored.imports.resources import Resources
     from imgstored.manifest import Manifest
@@ -90,7 +92,9 @@ _AFTER_RESTART: Final = Requester("imgstored (after a restart)")
 class _Waiting:
     """An unfinished import of an earlier daemon; `error` is the reason of its last failure here."""
 
-    def __init__(self) -> None:
+    def __init__(self, unfinished: UnfinishedImport) -> None:
+        self.unfinished = unfinished
+        self.since = time.time()
         self.scope = trio.CancelScope()
         self.ended = trio.Event()
         self.error = ""
@@ -147,12 +151,12 @@ class ImportManager:
             while unfinished is None:
                 await trio.sleep(_JOURNAL_PAUSE)
                 unfinished = await self._left_unfinished()
-            for spec in unfinished:
-                self._waiting[spec.key] = _Waiting()
-                nursery.start_soon(self._go_on, spec)
+            for each in unfinished:
+                self._waiting[each.spec.key] = _Waiting(each)
+                nursery.start_soon(self._go_on, each.spec)
             nursery.start_soon(self._expire)
 
-    async def _left_unfinished(self) -> list[ImportSpec] | None:
+    async def _left_unfinished(self) -> list[UnfinishedImport] | None:
         """Sweeps up leftovers; returns the imports to resume, or None while the journal cannot be read."""
         journal, keep = self._resources.journal, self._resources.limits.keep_partial_seconds
         try:
@@ -196,8 +200,9 @@ class ImportManager:
         self._table.stop()
 
     def jobs(self) -> list[JobDocument]:
-        """All imports under way, as the protocol's *job*."""
-        return self._table.jobs()
+        """All imports under way, and those that wait to be tried again, as the protocol's *job*."""
+        waiting = [each for key, each in self._waiting.items() if self._table.get(key) is None]
+        return [*self._table.jobs(), *map(_job_of, waiting)]
 
     def fetched(self) -> dict[Action, Mapping[str, int]]:
         """The bytes that each import has fetched so far, by source."""
@@ -683,6 +688,32 @@ class ImportManager:
             nursery=self._table.nursery,
             copies=not spec.zstream,
         )
+
+
+def _job_of(waiting: _Waiting) -> JobDocument:
+    """The *job* of an import that has not begun again."""
+    unfinished = waiting.unfinished
+    return {
+        "import_id": "",
+        "uuid": unfinished.spec.uuid,
+        "name": unfinished.name,
+        "version": unfinished.version,
+        "pool": unfinished.spec.pool,
+        "phase": "waiting",
+        "done": 0,
+        "total": None,
+        "received": 0,
+        "connections": 0,
+        "source": None,
+        "clients": [_AFTER_RESTART.client],
+        "started_at": waiting.since,
+        "error": waiting.error or None,
+        "rate": 0.0,
+        "limits": None,
+        "eta": None,
+        "fraction": None,
+        "delta": None,
+    }
 
 
 def _importing(manifest: Manifest, source: str, channel: str | None) -> Importing:

@@ -85,12 +85,16 @@ async def test_it_goes_on_in_the_next_daemon(open_house, nginx, tmp_path):
             await detached(house, BASE)
         nginx.stop()
         async with open_house() as house, house.imports.watch(BASE) as request:
-            # Its source does not answer: it is neither under way nor forgotten.
+            # Its source does not answer: it is not forgotten.
             async for event in request:
                 if event["event"] == "note":
                     assert event["text"].startswith("the import waits, and is tried again: ")
                     break
-            assert house.imports.jobs() == []
+            (job,) = house.imports.jobs()
+            assert (job["uuid"], job["name"], job["version"]) == (BASE, "base", "1.0.0")
+            assert (job["phase"], job["pool"]) == ("waiting", "zones")
+            assert job["error"] is not None
+            assert "connection refused" in job["error"]
         nginx.start()
         async with open_house() as house:
             await until(lambda: house.imports.jobs() != [])
