@@ -29,6 +29,8 @@ MEMORY_HINT: Final = (
 NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
 #: What CPython says when the system gives it no thread; it has no class, nor a number, for that.
 _NO_THREAD: Final = "can't start new thread"
+#: What it says of the lock of a file, or of a program.
+_NO_LOCK: Final = "can't allocate"
 #: What it says where an allocation failed, and it lost that on the way.
 _UNSAID: Final = "without setting an exception"
 #: The most causes of an error that are examined.
@@ -53,6 +55,8 @@ def behind(error: BaseException) -> Exhaustion | None:
         unsaid = isinstance(cause, SystemError) and _UNSAID in str(cause)
         if isinstance(cause, MemoryError) or no_memory or unsaid:
             return Exhaustion("too little memory", getattr(cause, "strerror", None) or "", MEMORY_HINT)
+        if isinstance(cause, RuntimeError) and _NO_LOCK in str(cause):
+            return Exhaustion("too little memory", "", MEMORY_HINT)
         if isinstance(cause, RuntimeError) and _NO_THREAD in str(cause):
             return Exhaustion("no memory for a thread, or as many threads as it may have", "", MEMORY_HINT)
     return None

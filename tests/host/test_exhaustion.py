@@ -39,6 +39,7 @@ def caused_by(cause):
         (MemoryError(), "too little memory"),
         (OSError(errno.ENOMEM, "x"), "too little memory"),
         (SystemError("<f> returned NULL without setting an exception"), "too little memory"),
+        (RuntimeError("can't allocate read lock"), "too little memory"),
         (ExceptionGroup("x", [KeyError("x"), MemoryError()]), "too little memory"),
         (
             RuntimeError("can't start new thread"),
