@@ -50,8 +50,12 @@ _AUFS: Final = b".wh..wh."
 _ATTRIBUTE: Final = "SCHILY.xattr."
 #: chown(2) takes this as "leave it".
 _NO_ID: Final = (1 << 32) - 1
-#: The largest number of a device: illumos has 32 bits for each of two (sys/mkdev.h), Linux fewer.
-_MAX_DEVICE: Final = (1 << 32) - 1
+#: The largest number of a device: what os.makedev takes, and more than Linux has. illumos has 32 bits for
+#: each of two (sys/mkdev.h), of which it uses fewer.
+_MAX_DEVICE: Final = (1 << 31) - 1
+#: How often tarfile meets the end of a layer that is whole: in its last header, and behind it. Where a size
+#: leads beyond the end, it would ask again for each 10 KiB, of 8 EiB even.
+_MAX_ENDS: Final = 4
 #: Seconds: times after the year 2486 are taken for damage, and are 0 as those before 1970 are.
 _MAX_TIME: Final = 1 << 34
 
@@ -161,6 +165,12 @@ def components(path: bytes) -> Path:
     return parts
 
 
+_NO_HEADER: Final = tarfile.HeaderError
+#: What tarfile raises at the end of the file, and at a block of zeros.
+_EMPTY: Final = cast("Any", tarfile).EmptyHeaderError
+_ZEROS: Final = cast("Any", tarfile).EOFHeaderError
+
+
 class _Reader(io.RawIOBase):
     """Bounds what tarfile reads for one entry's headers, which it keeps in memory."""
 
@@ -169,6 +179,7 @@ class _Reader(io.RawIOBase):
         self._headers = 0
         self._chain = 0
         self._holes = 0
+        self._ends = 0
         self.size = 0
         reader = self
 
@@ -178,7 +189,12 @@ class _Reader(io.RawIOBase):
             @classmethod
             def fromtarfile(cls, tarfile: TarFile) -> Self:
                 with reader.headers():
-                    return super().fromtarfile(tarfile)
+                    try:
+                        return super().fromtarfile(tarfile)
+                    except _NO_HEADER as error:
+                        # tarfile ends without a word at the first header that is none.
+                        reader.check_end(tarfile, error)
+                        raise
 
         self.info = Info
 
@@ -186,11 +202,25 @@ class _Reader(io.RawIOBase):
         """The next bytes for tarfile, which asks for 10 KiB at a time."""
         data = self._layer.read(size)
         self.size += len(data)
+        if not data:
+            self._ends += 1
+            if self._ends > _MAX_ENDS:
+                raise _damaged("it is cut short")
         if self._chain:
             self._headers += len(data)
             if self._headers > MAX_HEADER:
                 raise _damaged(f"an entry has more than {MAX_HEADER >> 20} MiB of headers")
         return data
+
+    def check_end(self, tar: TarFile, error: tarfile.HeaderError) -> None:
+        """Raises `LayerError` if there is no header, but no end either, as Go's archive/tar sees it."""
+        if self._chain > 1 or isinstance(error, _EMPTY):
+            return
+        if isinstance(error, _ZEROS):
+            following = cast("Any", tar).fileobj.read(tarfile.BLOCKSIZE)
+            if not any(following):
+                return
+        raise _damaged(f"there is no header where one has to be: {error}")
 
     def expand(self, member: tarfile.TarInfo) -> None:
         """The entry's holes will be read. Raises `LayerError` where they are too many."""

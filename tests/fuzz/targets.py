@@ -568,6 +568,10 @@ def layer(data: bytes) -> None:
             # What is unpacked is bounded by who has the room.
             with suppress(LayerError, OSError):
                 apply(entries(PieceReader([tar])), fd, take=_little, devices=False)
+            # What would be made of a device, where it may be one.
+            with suppress(LayerError):
+                for entry, _ in entries(PieceReader([tar])):
+                    os.makedev(*entry.device)
         finally:
             os.close(fd)
         assert {path.name for path in Path(folder).iterdir()} == {"outside", "root"}, (
@@ -629,9 +633,23 @@ def _layer_seeds() -> list[bytes]:
         file("a" * 200 + "/" + "b" * 90, b"long", pax_headers={"SCHILY.xattr.user.x": "y", "mtime": "1.5"}),
     ]
     forms = (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)
-    return [bytes((number % 2, 99)) + tar_of(*some, form=form) for number, form in enumerate(forms)] + [
+    whole = [tar_of(*some, form=form) for form in forms]
+    odd = [
+        # A size that leads beyond the end, of what is passed over; ends that are none.
+        _header(file(".wh..wh.aufs"), size=1 << 62),
+        whole[1][:_BLOCK] + bytes(_BLOCK) + whole[1],
+        _header(file("dev"), type=tarfile.BLKTYPE, devmajor=1 << 31),
+    ]
+    return [bytes((number % 2, 99)) + tar for number, tar in enumerate([*whole, *odd])] + [
         b"\x01\x07" + tar_of(each) for each in some
     ]
+
+
+def _header(given: tuple[tarfile.TarInfo, bytes], **fields: Any) -> bytes:
+    info = given[0]
+    for name, value in fields.items():
+        setattr(info, name, value)
+    return info.tobuf(tarfile.GNU_FORMAT)
 
 
 def registry(data: bytes) -> None:

@@ -116,7 +116,7 @@ def test_names_that_are_refused(name, message):
         member("a", uid=0xFFFFFFFF),
         member("a", gid=1 << 40),
         member("a", tarfile.CHRTYPE, devmajor=-1),
-        member("a", tarfile.BLKTYPE, devminor=1 << 32),
+        member("a", tarfile.BLKTYPE, devminor=1 << 31),
     ],
     ids=lambda info: f"{info.type!r} {info.linkname} {info.uid} {info.gid} {info.devmajor} {info.devminor}",
 )
@@ -222,3 +222,33 @@ def test_holes_of_several_files_count_together(monkeypatch):
     assert len(read(_sparse(1, size="6000", map="0,512"))) == 1
     with pytest.raises(LayerError, match="holes"):
         read(_sparse(2, size="6000", map="0,512"))
+
+
+@pytest.mark.parametrize("name", ["a", ".wh.a", ".wh..wh.aufs", "a/.wh..wh..opq"])
+def test_a_size_beyond_the_end(name):
+    """Of what is passed over, too: nobody reads on to the end of 8 EiB."""
+    header = member(name)
+    header.size = 1 << 62
+    with pytest.raises(LayerError):
+        read(header.tobuf(tarfile.GNU_FORMAT))
+    with pytest.raises(LayerError):
+        read(tar_of((member("b"), b"b")).rstrip(b"\0") + header.tobuf(tarfile.GNU_FORMAT))
+
+
+@pytest.mark.parametrize(
+    "between",
+    [b"x" * 512, b"\0" * 511 + b"x", b"\0" * 512, b"x" * 100],
+    ids=["no header", "a wrong checksum", "one block of zeros", "a cut header"],
+)
+def test_an_end_that_is_none(between):
+    """What follows it would be missing in the image, and nobody would say so."""
+    first, second = (member(name).tobuf() for name in "ab")
+    assert len(read(first + second)) == 2
+    with pytest.raises(LayerError, match="no header"):
+        read(first + between + second[: 512 if len(between) == 512 else 0])
+
+
+def test_an_end_without_all_its_zeros():
+    first = member("a").tobuf()
+    for end in (b"", bytes(512), bytes(1024), bytes(1024) + b"x" * 512):
+        assert len(read(first + end)) == 1
