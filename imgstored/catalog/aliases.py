@@ -17,7 +17,7 @@ from imgstored import lanes
 from imgstored.errors import FileSystemError, UsageError
 from imgstored.host import shortage
 from imgstored.host.filesystem import replace_file
-from imgstored.manifest import check_uuid
+from imgstored.manifest import check_uuid, decoded
 from imgstored.manifest.values import UUID, shown
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Aliases:
 def _read(path: Path, set_aside: Callable[[Path, str], None]) -> dict[str, str]:
     try:
         with path.open("rb") as file:
-            return msgspec.json.decode(file.read(_MAX_FILE), type=_File).aliases
+            return decoded(file.read(_MAX_FILE), _File).aliases
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -16,6 +16,7 @@ import structlog
 from msgspec.structs import replace
 
 from imgstored.host.filesystem import make_folder, remove_file, replace_file
+from imgstored.manifest import decoded
 from imgstored.manifest.values import UUID
 from imgstored.site.trust import Provenance  # noqa: TC001  (msgspec reads the types)
 
@@ -102,7 +103,7 @@ class Receipts:
         path = self._path(pool, uuid)
         try:
             with path.open("rb") as file:
-                receipt = msgspec.json.decode(file.read(_LIMIT), type=Receipt)
+                receipt = decoded(file.read(_LIMIT), Receipt)
                 written_at = os.fstat(file.fileno()).st_mtime
             return receipt if receipt.dataset else replace(receipt, written_at=written_at)
         except FileNotFoundError:

@@ -63,6 +63,7 @@ def nearness(address: str) -> Nearness:
 
 def nearness_of_host(host: str) -> Nearness:
     """The nearness of a URL's host, as far as the name says it: other names count as public."""
+    host = host.removesuffix(".")
     if host == "localhost" or host.endswith(".localhost"):
         return Nearness.LOOPBACK
     try:

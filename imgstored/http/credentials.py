@@ -105,7 +105,8 @@ def _of_login(login: str) -> Iterator[str]:
         return
     yield login
     yield login.partition(":")[2]
-    data = base64.b64encode(login.encode()).decode().rstrip("=")
+    # Half a character is in no login that is sent, but may be in a file, or in the environment.
+    data = base64.b64encode(login.encode("utf-8", "surrogatepass")).decode().rstrip("=")
     yield data
     yield data.translate({ord("+"): "-", ord("/"): "_"})
 

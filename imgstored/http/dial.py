@@ -235,6 +235,13 @@ class _HeadLines:
 class WholeResponse(http.client.HTTPResponse):
     """An answer whose head has come to its end."""
 
+    def _read_next_chunk_size(self) -> int:
+        """http.client takes all that `int` takes; after a negative size it reads more than was asked for."""
+        size: int = cast("Any", super())._read_next_chunk_size()  # noqa: SLF001  (its own class's)
+        if size < 0:
+            raise ValueError("a negative size")
+        return size
+
     def begin(self) -> None:
         """Reads the head. Raises `HTTPException`, also where the connection ends within it."""
         stream = self.fp

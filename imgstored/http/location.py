@@ -38,7 +38,11 @@ _URL_CHARACTERS = re.compile(r"[!-~]+")
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t -~]*")
-_HOST_CHARACTERS = re.compile(r"[A-Za-z0-9._~:-]+")
+#: An IPv6 address, or a name in labels, as the resolver and TLS take them (RFC 1035, 2.3.4): of another one
+#: Python's IDNA codec says so with errors that nobody expects of a connection.
+_HOST = re.compile(
+    r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*|(?=.{1,254}\Z)[A-Za-z0-9_~-]{1,63}(\.[A-Za-z0-9_~-]{1,63})*\.?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +151,11 @@ def origin_of(url: str) -> Origin:
     return _origin(_parts(url), url)
 
 
+def is_host(text: str) -> bool:
+    """True if a connection can be made to what the text names: a name, or an address without brackets."""
+    return _HOST.fullmatch(text) is not None
+
+
 def request_target(url: str) -> str:
     """Path and query of `url`, as the first line of a request has them (RFC 9112, 3.2.1)."""
     parts = _parts(url)
@@ -236,7 +245,7 @@ def _origin(parts: SplitResult, url: str) -> Origin:
     except ValueError as error:
         raise ClientError(f"{shown(url)}: not a port") from error
     host = (parts.hostname or "").lower()
-    if not _HOST_CHARACTERS.fullmatch(host):
+    if not is_host(host):
         raise ClientError(f"{shown(url)}: not a host name")
     if port == 0:
         raise ClientError(f"{shown(url)}: not a port")

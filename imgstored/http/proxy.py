@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from imgstored.errors import ClientError
-from imgstored.http.location import Location, Origin, origin_of, shown
+from imgstored.http.location import Location, Origin, is_host, origin_of, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,9 +65,9 @@ def parse_proxy(setting: str) -> Proxy:
     if (
         not (socks or parts.scheme == "http")
         or not host
-        or not host.isascii()
-        or not host.isprintable()
-        or " " in host
+        or not is_host(host)
+        # The environment's own bytes, which are no text.
+        or not _is_text(parts.username, parts.password)
     ):
         raise ClientError(
             f'proxy "{shown(text)}" is not usable',
@@ -91,6 +91,14 @@ def parse_proxy(setting: str) -> Proxy:
     return Proxy(host, port or _DEFAULT_PORT, authorization)
 
 
+def _is_text(*words: str | None) -> bool:
+    try:
+        "".join(word or "" for word in words).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _variable(environ: Mapping[str, str], name: str) -> str:
     return (environ.get(name) or environ.get(name.upper()) or "").strip()
 
@@ -108,8 +116,8 @@ def _covers(entry: str, origin: Origin) -> bool:
     except ValueError:
         pass  # one of the two is a name
     host, colon, port = entry.rpartition(":")
-    if colon and port.isdigit():
-        if int(port) != origin.port:
+    if colon and port.isascii() and port.isdigit():
+        if port.lstrip("0") != str(origin.port):
             return False
         entry = host
     domain = entry.strip("[]").removeprefix("*").removeprefix(".")

@@ -20,7 +20,7 @@ import msgspec
 
 from imgstored.errors import DownloadError, ImgstoreError, InvalidManifestError
 from imgstored.host import filesystem
-from imgstored.manifest import MAX_MANIFEST, FileIndex, Manifest, Rules, load, parse, with_index
+from imgstored.manifest import MAX_MANIFEST, FileIndex, Manifest, Rules, decoded, load, parse, with_index
 from imgstored.manifest.values import UUID
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def read_image(folder: Path, *, tidy: bool = True) -> LibraryImage:
     Raises `OSError`, `msgspec.MsgspecError`, and `InvalidManifestError` for what is not as it should be.
     """
     encoded = _limited(folder / MANIFEST)
-    entry = msgspec.json.decode(_limited(folder / ENTRY), type=Entry)
+    entry = decoded(_limited(folder / ENTRY), Entry)
     manifest = load(parse(encoded), rules=RULES[entry.kind])
     if manifest.uuid != folder.name:
         raise InvalidManifestError(f"the manifest is of image {manifest.uuid}")

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from imgstored.errors import InvalidManifestError
@@ -55,6 +56,9 @@ _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 #: A string, also one without an end, or a bracket or comma outside strings.
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\Z)|[\[\]{},]', re.DOTALL)
+
+
+_T = TypeVar("_T")
 
 
 class Damaged(Struct, frozen=True):
@@ -107,6 +111,17 @@ def parse_entries(data: bytes, *, limit: int = MAX_LIST) -> list[Any]:
         return [_checked(entry) for entry in entries]
     except InvalidManifestError:
         return _by_entry(data, limit)
+
+
+def decoded(data: bytes, kind: type[_T]) -> _T:
+    """The JSON in `data` as a value of the type. The caller bounds its size. Raises `msgspec.DecodeError`.
+
+    msgspec alone has errors of other classes for text that is no UTF-8, and for deep nesting.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def is_larger(document: object, limit: int) -> bool:

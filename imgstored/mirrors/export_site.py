@@ -38,7 +38,7 @@ from imgstored.host.foreign_files import ForeignFile
 from imgstored.http.location import origin_of
 from imgstored.library.digests import Digests
 from imgstored.library.library import ChangedError
-from imgstored.manifest import FileIndex, is_uuid, with_index
+from imgstored.manifest import FileIndex, decoded, is_uuid, with_index
 from imgstored.mirrors.folder import Folder
 from imgstored.mirrors.selection import by_names, with_origins
 from imgstored.serve.downgrade import as_dataset
@@ -159,7 +159,7 @@ class SiteExporter:
         """A version that is higher than any before, also of a host whose state was lost. On the disk."""
         with self._signing:
             try:
-                last = msgspec.json.decode(self._state.read_bytes(), type=_State).version
+                last = decoded(self._state.read_bytes(), _State).version
             except FileNotFoundError:
                 last = 0
             except (OSError, msgspec.MsgspecError) as error:

@@ -22,6 +22,7 @@ from imgstored.http.documents import DocumentLimits
 from imgstored.http.location import Location, origin_of, shown
 from imgstored.http.secrets import KNOWN
 from imgstored.http.upload import Body, in_pieces, send
+from imgstored.manifest import decoded
 from imgstored.registry.challenge import chosen, read_challenges
 from imgstored.registry.logins import read_login
 from imgstored.registry.reference import DOCKER_HUB_HOST, check_plain
@@ -230,7 +231,7 @@ class Authenticator:
                 data={"status": answer.status},
             )
         try:
-            token = msgspec.json.decode(answer.body, type=Token)
+            token = decoded(answer.body, Token)
         except msgspec.MsgspecError as error:
             raise APIError(f"{shown(realm)}: not the answer of a token server") from error
         text = token.token or token.access_token

@@ -22,6 +22,7 @@ from imgstored.http.addresses import Nearness
 from imgstored.http.documents import DocumentLimits, fetch_document
 from imgstored.http.location import Access, Location, Part, origin_of, shown
 from imgstored.http.secrets import redacted
+from imgstored.manifest import decoded
 from imgstored.registry.auth import Authenticator, scope_of
 from imgstored.registry.documents import (
     ACCEPT,
@@ -476,7 +477,7 @@ class _Tags(Struct):
 def _own_words(body: bytes) -> str:
     """The distribution specification's form is {errors: [{code, message}]}; else a few plain words."""
     try:
-        faults = msgspec.json.decode(body[:MAX_DOCUMENT], type=_Faults).errors
+        faults = decoded(body[:MAX_DOCUMENT], _Faults).errors
         text = "; ".join(f"{fault.message} ({fault.code})" for fault in faults[:3])
     except msgspec.MsgspecError:
         text = body[:_MAX_TEXT].decode(errors="replace").strip()
@@ -488,7 +489,7 @@ def _own_words(body: bytes) -> str:
 def _tags(url: str, body: bytes) -> list[str]:
     """The tags of one page. Raises `APIError`."""
     try:
-        return [tag for tag in msgspec.json.decode(body, type=_Tags).tags or () if is_tag(tag)]
+        return [tag for tag in decoded(body, _Tags).tags or () if is_tag(tag)]
     except msgspec.MsgspecError as error:
         raise APIError(
             f"{shown(url)}: not a list of tags", hint="see that the address is a registry's"

@@ -26,6 +26,7 @@ from imgstored.http.documents import DocumentLimits
 from imgstored.http.failures import TRANSIENT_STATUSES, Backoff
 from imgstored.http.location import origin_of, redirected, shown
 from imgstored.http.upload import Body, in_pieces, send
+from imgstored.manifest import decoded
 from imgstored.registry.auth import scope_of
 from imgstored.registry.client import refusal
 from imgstored.registry.documents import (
@@ -96,7 +97,7 @@ class Uploads:
             return self._known.get(name)
         try:
             with (self._folder / name).open("rb") as file:
-                return msgspec.json.decode(file.read(_MAX_RECORD), type=Upload)
+                return decoded(file.read(_MAX_RECORD), Upload)
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError) as error:

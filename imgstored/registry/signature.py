@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec import Struct
 
+from imgstored.manifest import decoded
 from imgstored.registry.documents import EMPTY, EMPTY_JSON, Descriptor, ImageManifest, described
 from imgstored.site.minisign import MAX_SIGNATURES, parse_signatures, signed
 from imgstored.site.trust import UntrustedError
@@ -130,7 +131,7 @@ def _fault(signature: Signature, key: PublicKey, body: bytes, what: Signed) -> s
 def read_signatures(body: bytes) -> dict[str, str]:
     """The signatures of a repository's list, by uuid; none where they cannot be read."""
     try:
-        return msgspec.json.decode(body, type=dict[str, str])
+        return decoded(body, dict[str, str])
     except msgspec.MsgspecError:
         return {}
 

@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from imgstored.manifest import decoded
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -109,7 +111,7 @@ def parse_pointer(comment: str) -> Pointer:
 
 def parse_index(data: bytes) -> Index:
     """The index. Raises `ValueError`."""
-    index = msgspec.json.decode(data, type=Index)
+    index = decoded(data, Index)
     if len({image.uuid for image in index.images}) != len(index.images):
         raise ValueError("an image is in it twice")
     return index

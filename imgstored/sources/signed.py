@@ -21,7 +21,7 @@ from imgstored.host import shortage
 from imgstored.host.filesystem import make_folder, replace_file
 from imgstored.http.documents import DocumentLimits
 from imgstored.http.location import shown
-from imgstored.manifest import check_uuid, upgrade
+from imgstored.manifest import check_uuid, decoded, upgrade
 from imgstored.site import layout
 from imgstored.site.minisign import MAX_SIGNATURES
 from imgstored.site.trust import Provenance, Seen, Trusted, UntrustedError, believed, checked_index, keys_of
@@ -72,7 +72,7 @@ class SeenVersions:
             path = self._path(url)
             try:
                 with path.open("rb") as file:
-                    known = msgspec.json.decode(file.read(_MAX_SEEN), type=dict[str, Seen])
+                    known = decoded(file.read(_MAX_SEEN), dict[str, Seen])
             except FileNotFoundError:
                 pass
             except (OSError, msgspec.MsgspecError) as error:

@@ -63,6 +63,8 @@ def test_how_near_an_address_is(address, near):
         ("127.example", N.PUBLIC),
         ("localhost", N.LOOPBACK),
         ("a.localhost", N.LOOPBACK),
+        ("localhost.", N.LOOPBACK),
+        ("a.localhost.", N.LOOPBACK),
         ("127.1", N.LOOPBACK),
         ("0x7f.1", N.LOOPBACK),
         ("2130706433", N.LOOPBACK),

@@ -74,3 +74,8 @@ def test_of_proxies():
     assert of_proxy("http://h:1") == of_proxy("h:1") == set()
     assert "passw0rd" in of_environment({"HTTPS_PROXY": " http://me:passw0rd@h ", "PATH": "/x:y@z"})
     assert of_environment({"PATH": "a:passw0rd@h"}) == set()
+
+
+def test_half_a_character_in_a_login():
+    assert "p\udcffss" in of_environment({"http_proxy": "http://u:p\udcffss@p:1"})
+    assert "p\ud800ss" in of_source("http://u:p\ud800ss@h/")

@@ -85,7 +85,19 @@ def test_credentials_become_a_header_and_stay_hidden():
 
 
 @pytest.mark.parametrize(
-    "setting", ["https://u:secret@p:1", "socks4://p:1", "socks5://:1", "http://", "http://p:x", "http://[::1"]
+    "setting",
+    [
+        "https://u:secret@p:1",
+        "socks4://p:1",
+        "socks5://:1",
+        "http://",
+        "http://p:x",
+        "http://[::1",
+        "http://a..b:1",
+        f"http://{'a' * 64}:1",
+        "http://\udcff:x@p:1",
+        "socks5://u:\udcff@p:1",
+    ],
 )
 def test_an_unusable_proxy_is_refused_without_its_password(setting):
     with pytest.raises(ClientError, match="not usable") as caught:
@@ -100,6 +112,12 @@ def test_any_environment_gives_a_proxy_or_none_or_a_client_error(proxy, no_proxy
     except ClientError:
         return
     assert chosen is None or 0 < chosen.port < 65536
+
+
+@pytest.mark.parametrize("port", ["²", "٣", "9" * 5000])
+def test_what_is_no_port_exempts_nothing_else(port):
+    environ = {"http_proxy": "http://p:1", "no_proxy": f"other.example:{port}"}
+    assert proxy_for(location("http://h.example/"), environ) is not None
 
 
 def test_the_hint_of_an_unusable_proxy_can_be_read_where_secrets_are_hidden():

@@ -227,9 +227,15 @@ def too_much_in_chunks(request: Request, wire: Wire) -> None:
     wire.reply("206 Partial Content", headers, b"65\r\n" + bytes(101) + b"\r\n0\r\n\r\n", length=False)
 
 
+def negative_chunk(request: Request, wire: Wire) -> None:
+    headers = {"Transfer-Encoding": "chunked", "Content-Range": f"bytes 0-99/{SIZE}"}
+    wire.reply("206 Partial Content", headers, b"-5\r\n" + bytes(4096), length=False)
+
+
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
+        (negative_chunk, "the connection ended early"),
         (cut_off, "the connection ended 60 bytes early"),
         (cut_off_chunked, "the connection ended early"),
         (half_closed, "closed the connection without an answer"),

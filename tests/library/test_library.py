@@ -154,6 +154,8 @@ def test_what_was_published_here_is_never_evicted():
         lambda folder: (folder / "manifest.json").write_text(json.dumps(fixture_manifest(ZVOL))),
         lambda folder: (folder / "manifest.json").unlink(),
         lambda folder: (folder / "entry.json").write_bytes(b"[]"),
+        lambda folder: (folder / "entry.json").write_bytes(b'{"kind": "k\xffpt", "since": 0.0}'),
+        lambda folder: (folder / "entry.json").write_bytes(b'{"kind":' + b"[" * 5000),
         lambda folder: (folder / "entry.json").unlink(),
         lambda folder: os.truncate(folder / "file", 100),
         lambda folder: (folder / "file").unlink(),

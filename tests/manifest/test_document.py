@@ -4,14 +4,25 @@ import contextlib
 import json
 import time
 import tracemalloc
+from pathlib import Path
 from unittest import mock
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from imgstored.errors import InvalidManifestError
-from imgstored.manifest import MAX_DEPTH, MAX_LIST, MAX_MANIFEST, Damaged, parse, parse_entries, parse_list
+from imgstored.manifest import (
+    MAX_DEPTH,
+    MAX_LIST,
+    MAX_MANIFEST,
+    Damaged,
+    decoded,
+    parse,
+    parse_entries,
+    parse_list,
+)
 from imgstored.manifest import document as decoder
 from imgstored.manifest.document import MAX_MANIFEST_VALUES, MAX_VALUES, check_document
 
@@ -270,3 +281,38 @@ def test_pairs_of_surrogates_and_a_byte_order_mark_are_read():
 def test_what_json_cannot_say_is_refused(value):
     with pytest.raises(InvalidManifestError):
         check_document({"a": [value]})
+
+
+class _Typed(msgspec.Struct):
+    name: str = ""
+    number: float = 0.0
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b'{"name": "\xff"}',
+        b'{"name": "\\ud800"}',
+        b'{"other": ' + b"[" * 5000,
+        b'{"other": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+        b'{"number": 1e999}',
+        b'{"number": ' + b"9" * 5000 + b"}",
+        b'{"number": NaN}',
+    ],
+)
+def test_a_value_of_a_type_has_one_class_of_errors(data):
+    with pytest.raises(msgspec.DecodeError):
+        decoded(data, _Typed)
+
+
+def test_nobody_decodes_values_of_a_type_otherwise():
+    """Of text that is no UTF-8, and of deep nesting, msgspec's own errors are of other classes."""
+    root = Path(__file__).parents[2]
+    direct = {
+        str(path.relative_to(root))
+        for folder in ("imgstored", "ctl")
+        for path in (root / folder).rglob("*.py")
+        if "json.decode(" in path.read_text()
+    }
+    assert direct == {"imgstored/manifest/document.py"}

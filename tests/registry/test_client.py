@@ -240,7 +240,18 @@ async def test_a_registry_sends_nobody_to_a_token_server_that_is_nearer(host, in
                 nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("token", [b"", b"[]", b"{}", b'{"token": "a\\r\\nX: y"}', b'{"token": 1}'])
+@pytest.mark.parametrize(
+    "token",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"token": "a\\r\\nX: y"}',
+        b'{"token": 1}',
+        b'{"token": "\xff"}',
+        b'{"x":' + b"[" * 5000,
+    ],
+)
 async def test_what_is_no_token(start_faulty, token):
     tokens = start_faulty(lambda request, wire: wire.reply("200 OK", {}, token))
     registry = start_faulty(partial(challenge, realm=tokens.url))
@@ -434,3 +445,20 @@ async def test_a_file_of_logins_that_is_not_there(start_registry, tmp_path):
     registry = start_registry(htpasswd=True)
     with pytest.raises(ConfigError, match="No such file"):
         await repository(registry, auth_file=str(tmp_path / "auth")).ping()
+
+
+@pytest.mark.parametrize(
+    ("words", "tags"),
+    [
+        (b'{"errors": [{"message": "\xff"}]}', b'{"tags": ["\xff"]}'),
+        (b'{"errors":' + b"[" * 5000,) * 2,
+        (b"\xff",) * 2,
+    ],
+)
+async def test_words_of_a_registry_that_are_none(start_faulty, words, tags):
+    registry = start_faulty(lambda request, wire: wire.reply("500 x", {}, words))
+    with pytest.raises(APIError, match=r"/v2/: "):
+        await Registries().repository(registry.url, "a").ping()
+    listing = start_faulty(lambda request, wire: wire.reply("200 OK", {}, tags))
+    with pytest.raises(APIError, match="not a list of tags"):
+        await Registries().repository(listing.url, "a").tags()

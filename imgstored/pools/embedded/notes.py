@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from imgstored.hashing import BLAKE3, Fingerprint, fingerprint
+from imgstored.manifest import decoded
 from imgstored.zstream.reader import ReaderState  # noqa: TC001  (msgspec reads the annotation)
 from imgstored.zstream.volume import VolumeState  # noqa: TC001  (msgspec reads the annotation)
 
@@ -83,7 +84,7 @@ def read_image_with_status(folder: Folder) -> tuple[ImageNote, os.stat_result] |
     """As `read_image`, with the status of the note's file."""
     try:
         content, status = folder.read_with_status(IMAGE, _LIMIT)
-        note = msgspec.json.decode(content, type=ImageNote)
+        note = decoded(content, ImageNote)
     except (OSError, msgspec.MsgspecError, ValueError):
         return None
     numbers = (note.guid, note.fromguid, note.stream_size, note.skeleton_size, note.volume_size, note.dataset)
@@ -109,7 +110,7 @@ def read_checkpoint(folder: Folder, uuid: str) -> Checkpoint | None:
                 algorithm=written.algorithm[:40],
             )
             return None
-        return msgspec.json.decode(content, type=Checkpoint) if written.is_of(content) else None
+        return decoded(content, Checkpoint) if written.is_of(content) else None
     except (OSError, msgspec.MsgspecError, ValueError):
         return None
 
@@ -124,7 +125,7 @@ def write_checkpoint(folder: Folder, checkpoint: Checkpoint) -> None:
 def read_holds(folder: Folder) -> set[str]:
     """The tags that hold the image. Raises `OSError` or `ValueError` if they cannot be read."""
     try:
-        return set(msgspec.json.decode(folder.read(HOLDS, _LIMIT), type=_Holds).tags)
+        return set(decoded(folder.read(HOLDS, _LIMIT), _Holds).tags)
     except FileNotFoundError:
         return set()
 
