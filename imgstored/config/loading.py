@@ -74,10 +74,21 @@ def _read(path: Path) -> str:
 
 def _toml(text: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        document = tomllib.loads(text)
+        _check_integers(document)
+    except (ValueError, RecursionError) as error:  # also for numbers of thousands of digits
         hint = f'texts have quotes: `key = "text"`; {MANUAL}'
         raise ConfigError(f"not TOML: {error}", hint=hint) from error
+    return document
+
+
+def _check_integers(value: Any) -> None:
+    """Raises `ValueError` for an integer beyond 64 bits, as the specification of TOML wants it."""
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            _check_integers(each)
+    elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise ValueError("an integer of more than 64 bits")
 
 
 def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

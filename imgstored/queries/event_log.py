@@ -40,6 +40,8 @@ MAX_EVENTS: Final = 10_000
 
 #: Events that wait for a file that is not open.
 _MAX_WAITING: Final = MAX_EVENTS
+#: SQLite's largest integer: a client may ask for more.
+_MAX_NUMBER: Final = (1 << 63) - 1
 #: Events that are read at once for a client.
 _AT_ONCE: Final = 200
 
@@ -203,7 +205,7 @@ class EventLog(Ledger):
                 oldest
                 + self._readers.execute(
                     "SELECT number, document FROM events WHERE number > ? ORDER BY number LIMIT ?",
-                    (seen, _AT_ONCE),
+                    (min(seen, _MAX_NUMBER), _AT_ONCE),
                 ).fetchall()
             )
 

@@ -94,6 +94,10 @@ def test_with_a_zfs_pool_imgadms_folders_are_its_own():
         ("state = 'here'", "state: not an absolute path: 'here'"),
         ("[view]\npath = 'images'", "view.path: not an absolute path"),
         ("x ==", "not TOML: "),
+        (f"x = {'9' * 5000}", "not TOML: "),
+        (f"x = {'[' * 5000}{']' * 5000}", "not TOML: "),
+        (f"[limits]\nkeep_partial_days = {'9' * 400}", "not TOML: an integer of more than 64 bits"),
+        (f"[limits]\nkeep_partial_days = {1 << 63}", "not TOML: an integer of more than 64 bits"),
     ],
 )
 def test_what_is_wrong_is_named(text, said):

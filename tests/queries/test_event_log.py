@@ -105,6 +105,14 @@ async def test_what_is_too_old_is_an_error_that_says_where_to_go_on(path, monkey
         assert "--since 15" in gone.value.hint
 
 
+@pytest.mark.parametrize("since", [1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+async def test_a_number_that_no_event_has(path, since):
+    """Also one that MessagePack has and SQLite has not."""
+    async with open_event_log(path) as log:
+        with pytest.raises(EventsGoneError, match=f"no event with number {since}: none is kept"):
+            await listed(log, since)
+
+
 async def test_a_slow_follower_that_is_overtaken_hears_of_it(path, monkeypatch):
     monkeypatch.setattr(module, "MAX_EVENTS", 5)
     monkeypatch.setattr(module, "_AT_ONCE", 2)
