@@ -162,7 +162,7 @@ class KnownSecrets:
         before = {secret.text: secret for secret in self._known}
         longest_first = sorted(texts, key=lambda text: (-len(text), text))
         self._known = tuple(before.get(text) or _secret(text) for text in longest_first)
-        self._anchors = tuple({secret.anchor.encode() for secret in self._known})
+        self._anchors = tuple({secret.anchor.encode("utf-8", "surrogatepass") for secret in self._known})
 
 
 class _Secret(NamedTuple):

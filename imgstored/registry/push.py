@@ -7,9 +7,10 @@ HEAD              POST ?mount=               GET              PATCH       PUT ?d
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlencode, urljoin
+from urllib.parse import urlencode
 
 import msgspec
 import structlog
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+#: The last byte that a registry has of an upload.
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
 #: Reads bytes of a blob: offset and size, within it.
 Read = Callable[[int, int], Awaitable[bytes]]
 
@@ -297,7 +300,8 @@ class Pusher:
         """The place and the offset at which an upload goes on. Raises `_LostError`."""
         answer = await self._ask("GET", location)
         first, dash, last = answer.headers.get("range", "").removeprefix("bytes=").partition("-")
-        if answer.status not in (_OK, _NO_CONTENT) or not dash or not last.isdigit() or first != "0":
+        known = dash and first == "0" and _NUMBER.fullmatch(last)
+        if answer.status not in (_OK, _NO_CONTENT) or not known:
             raise _LostError
         # "0-0" is said of an upload without a byte, too.
         at = int(last) + 1 if int(last) else 0
@@ -413,5 +417,6 @@ class Pusher:
                 f"{shown(self.repository.url)}: the registry does not say where to upload",
                 hint="tell its operator",
             )
-        target = urljoin(self._located(place).url, answer.headers["location"])
-        return self._located(target)
+        here = self._located(place)
+        there = redirected(here, answer.headers["location"] or here.url, self.repository.own.near)
+        return self._located(there.url)

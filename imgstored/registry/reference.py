@@ -95,10 +95,8 @@ def api_url(host: str) -> str:
     if not _HOST.fullmatch(host):
         raise _refused(host[:300], "that is no host", "a registry is HOST or HOST:PORT")
     host = DOCKER_HUB_HOST if _hub_name(host) == DOCKER_HUB else host
-    scheme = "http" if is_loopback(urlsplit(f"//{host}").hostname or "") else "https"
-    url = f"{scheme}://{host}"
-    origin_of(url)
-    return url
+    scheme = "http" if is_loopback(origin_of(f"https://{host}").host) else "https"
+    return f"{scheme}://{host}"
 
 
 def web_url(text: str) -> str:

@@ -276,3 +276,10 @@ async def test_where_a_redirect_leads_is_announced_too(start_faulty, request_):
 
     await request_(Location(start_faulty(answer).url, "http://h"))
     assert KNOWN.hidden("s1gnature") == HIDDEN
+
+
+def test_half_characters_are_no_fault():
+    """They come from the environment, where a proxy's password may be any bytes."""
+    known = KnownSecrets()
+    known.learn(["\udcff\udcfe\udcff\udcff"])
+    assert known.hidden("it is \udcff\udcfe\udcff\udcff!") == f"it is {HIDDEN}!"

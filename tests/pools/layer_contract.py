@@ -111,6 +111,20 @@ class LayerContract:
             pipe = (tree / "run/pipe").stat()
             assert (oct(pipe.st_mode), pipe.st_mtime) == (oct(stat.S_IFIFO | 0o622), 11)
 
+    def test_odd_times_and_attributes(self, pool: Pool, pools: Pools) -> None:
+        """A time that 63 bits of nanoseconds have no room for, and a name that is no UTF-8."""
+        late = file("late", b"x", mtime=12_000_000_000)
+        named = file("named", b"x", pax_headers={"SCHILY.xattr.user.@": "y", "SCHILY.xattr.user.": "z"})
+        layer = owned(late, named).replace(b"user.@=", b"user.\xff=")
+        pool.unpack(BASE, in_pieces(layer, 100_000), origin=None)
+        pool.publish(BASE)
+        install(pool, INCREMENTAL, [file("x", b"x")], origin=BASE)
+        for uuid in (BASE, INCREMENTAL):
+            checked = pool.check(uuid, lambda _: None)
+            assert (checked.damaged, checked.changed) == (None, None)
+        with pools.tree(INCREMENTAL) as tree:
+            assert set(listing(tree)) == {"late", "named", "x"}
+
     def test_an_empty_layer(self, pool: Pool, pools: Pools) -> None:
         install(pool, BASE, [])
         pool.unpack(INCREMENTAL, [], origin=BASE)

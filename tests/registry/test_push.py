@@ -241,3 +241,31 @@ def test_an_upload_of_the_future_is_forgotten_in_the_end(tmp_path, monkeypatch):
             patched.setattr(time, "monotonic", lambda passed=passed: uptime + passed)
             uploads.sweep()
         assert record.exists() == there
+
+
+@pytest.mark.parametrize(
+    "place", ["http://[::1", "http://a..b/x", "http://[:::]/", "\xe9\x85", "ftp://x/", "x" * 9000]
+)
+async def test_a_place_for_an_upload_that_is_none(start_faulty, place):
+    registry = start_faulty(
+        lambda request, wire: wire.reply(
+            "202 Accepted" if "uploads" in request.target else "404 Not Found", {"Location": place}
+        )
+    )
+    with pytest.raises(ClientError):
+        await pusher(repository(registry)).blob(DIGEST, len(CONTENT), read)
+
+
+@pytest.mark.parametrize("last", ["\xb2", "9" * 5000, "-1", "", "1_0"])
+async def test_an_upload_of_which_the_registry_says_rubbish_begins_anew(start_faulty, last):
+    registry = start_faulty(
+        lambda request, wire: wire.reply(
+            "204 No Content" if "known" in request.target else "404 Not Found", {"Range": f"0-{last}"}
+        )
+    )
+    uploads = Uploads()
+    where = repository(registry)
+    uploads.note(where.own.url, DIGEST, Upload(where.path, f"{registry.url}/known"))
+    with pytest.raises(APIError, match="404"):
+        await pusher(where, uploads).blob(DIGEST, len(CONTENT), read)
+    assert [request.target for request in registry.requests][1:] == ["/known", "/v2/a/b/blobs/uploads/"]

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgstored.errors import ClientError
+from imgstored.http.location import origin_of
 from imgstored.registry.reference import (
     api_url,
     digest_of,
@@ -100,6 +101,16 @@ def test_a_reference_names_itself(text):
 )
 def test_a_registrys_url(text, url):
     assert web_url(text) == url
+
+
+@pytest.mark.parametrize(
+    "host", ["[:::]", "[:]", "[1:2:3:4:5:6:7:8:9]", "[fffff::]", "a..b", "a:99999", "x" * 64]
+)
+def test_what_is_no_host(host):
+    """Python's urlsplit refuses some of them by itself, in some versions."""
+    for text in (f"oci://{host}/a", f"oci://{host}"):
+        with pytest.raises(ClientError):
+            origin_of(web_url(text))
 
 
 def test_plain_http_is_for_this_machine_alone():

@@ -25,7 +25,8 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 #: Mode, user, group, device, links, time of change in nanoseconds, bytes.
-_FACTS: Final = struct.Struct("<IIIQQqQ")
+_FACTS: Final = struct.Struct("<IIIQQQQ")
+_MAX: Final = (1 << 64) - 1
 
 
 class Facts(Struct, frozen=True):
@@ -65,7 +66,7 @@ def facts_of(root: int, on_read: OnRead, algorithm: str | None = None) -> Facts:
             fd = os.open(name, _READ, dir_fd=folder) if name else os.dup(folder)
             try:
                 for attribute, value in attributes_of(fd):
-                    add(attribute.encode())
+                    add(os.fsencode(attribute))
                     add(value)
                 while stat.S_ISREG(status.st_mode) and (data := os.read(fd, BLOCK)):
                     hasher.update(data)
@@ -185,7 +186,8 @@ def _facts(status: os.stat_result) -> bytes:
         status.st_rdev,
         # File systems count a folder's links and bytes each in their own way.
         0 if is_folder else status.st_nlink,
-        status.st_mtime_ns,
+        # Before 1970 as a signed number has it; from the year 2262 on that has no room.
+        status.st_mtime_ns & _MAX,
         0 if is_folder else status.st_size,
     )
 
