@@ -138,7 +138,7 @@ class SiteExporter:
                     own = os.dup(fd)
                     try:
                         folder = Folder(own, disk)
-                        if any(folder.is_below(each) for each in (library.folder, self._state.parent)):
+                        if self._is_own(folder, library, path):
                             raise UsageError(
                                 f"{path} is in a folder of the daemon's own",
                                 hint="choose one for the site alone",
@@ -154,6 +154,17 @@ class SiteExporter:
             return await in_thread(job, run, self._limiter)
 
         return running(client, work)
+
+    def _is_own(self, folder: Folder, library: Library, path: str) -> bool:
+        """Whether the folder is in one of the daemon's own. Raises `FileSystemError`."""
+        try:
+            return any(folder.is_below(each) for each in (library.folder, self._state.parent))
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise FileSystemError(
+                f"{path} cannot be used: {error.strerror or error}", hint="name a folder that can be read"
+            ) from error
 
     def _next_version(self, now: float) -> int:
         """A version that is higher than any before, also of a host whose state was lost. On the disk."""

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from imgctl import Client
+from imgctl.errors import FileSystemError
 
 from tests.e2e.conftest import made_image, static_source
 from tests.support.daemon import Daemon
@@ -371,6 +373,20 @@ def test_the_daemons_own_folders_are_no_place_for_a_site(tmp_path, maker):
         assert done.returncode == 1, folder
         assert "is in a folder of the daemon's own" in done.stderr
     assert sorted(path.relative_to(state) for path in library.rglob("*")) == before
+
+
+def test_what_is_no_folder_is_said_to_be_none(maker):
+    """imgctl opens folders alone; other clients may pass anything."""
+    reader, writer = os.pipe()
+    file = os.memfd_create("file")
+    try:
+        with Client(str(maker.socket)) as client:
+            for fd in (reader, file):
+                with pytest.raises(FileSystemError, match="it cannot be used: Not a directory"):
+                    client.request("site.export", {"path": "it"}, file=fd)
+    finally:
+        for fd in (reader, writer, file):
+            os.close(fd)
 
 
 @pytest.mark.parametrize(
