@@ -33,6 +33,8 @@ _NO_THREAD: Final = "can't start new thread"
 _NO_LOCK: Final = "can't allocate"
 #: What it says where an allocation failed, and it lost that on the way.
 _UNSAID: Final = "without setting an exception"
+#: Looks in a row that show fewer threads than tasks which wait for them, until a result counts as lost.
+_LOOKS: Final = 24
 #: The most causes of an error that are examined.
 _CAUSES: Final = 20
 
@@ -86,19 +88,23 @@ def is_noted() -> bool:
 
 
 async def look_for_lost_results(seconds: float) -> NoReturn:
-    """Notes, at intervals of so many seconds, if the result of a thread was lost: its task waits for ever.
+    """Notes if the result of a thread was lost: its task waits for ever. Looks each so many seconds.
 
     A thread that cannot hand over its result prints so, and trio goes on. A thread without work ends after
-    ten seconds. So a result was lost when more tasks wait for threads than there are threads.
+    ten seconds. So a result was lost when more tasks wait for threads than there are threads; and not only at
+    a moment, since a thread may begin something else before its result has come to the task.
     """
     import trio  # not for those who only ask what an error comes of
 
     # trio.testing has it, too, but loads pytest where that is installed.
     from trio._threads import active_thread_count
 
+    seen = 0
     while True:
         await trio.sleep(seconds)
-        if active_thread_count() > sum(_is_of_trio(thread.name) for thread in threading.enumerate()):
+        threads = sum(_is_of_trio(thread.name) for thread in threading.enumerate())
+        seen = seen + 1 if active_thread_count() > threads else 0
+        if seen == _LOOKS:
             note(MemoryError("the result of a thread was lost"))
 
 
