@@ -31,8 +31,12 @@ NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
 _NO_THREAD: Final = "can't start new thread"
 #: What it says of the lock of a file, or of a program.
 _NO_LOCK: Final = "can't allocate"
-#: What it says where an allocation failed, and it lost that on the way.
-_UNSAID: Final = "without setting an exception"
+#: What it says where an allocation failed, and it lost that on the way: in a call, and as it asked a path what
+#: it is called.
+_UNSAID: Final = {
+    SystemError: "without setting an exception",
+    TypeError: "os.PathLike or integer, not PosixPath",
+}
 #: Looks in a row that show fewer threads than tasks which wait for them, until a result counts as lost.
 _LOOKS: Final = 24
 #: The most causes of an error that are examined.
@@ -54,7 +58,7 @@ def behind(error: BaseException) -> Exhaustion | None:
         if isinstance(cause, OSError) and cause.errno in NO_DESCRIPTORS:
             return Exhaustion("too many open files", cause.strerror or "", DESCRIPTORS_HINT)
         no_memory = isinstance(cause, OSError) and cause.errno == errno.ENOMEM
-        unsaid = isinstance(cause, SystemError) and _UNSAID in str(cause)
+        unsaid = any(isinstance(cause, kind) and words in str(cause) for kind, words in _UNSAID.items())
         if isinstance(cause, MemoryError) or no_memory or unsaid:
             return Exhaustion("too little memory", getattr(cause, "strerror", None) or "", MEMORY_HINT)
         if isinstance(cause, RuntimeError) and _NO_LOCK in str(cause):

@@ -40,6 +40,10 @@ def caused_by(cause):
         (OSError(errno.ENOMEM, "x"), "too little memory"),
         (SystemError("<f> returned NULL without setting an exception"), "too little memory"),
         (RuntimeError("can't allocate read lock"), "too little memory"),
+        (
+            TypeError("stat: path should be string, bytes, os.PathLike or integer, not PosixPath"),
+            "too little memory",
+        ),
         (ExceptionGroup("x", [KeyError("x"), MemoryError()]), "too little memory"),
         (
             RuntimeError("can't start new thread"),
