@@ -31,8 +31,8 @@ NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
 _NO_THREAD: Final = "can't start new thread"
 #: What it says of the lock of a file, or of a program.
 _NO_LOCK: Final = "can't allocate"
-#: What it says where an allocation failed, and it lost that on the way: in a call, and as it asked a path what
-#: it is called.
+#: What it says where an allocation failed, and it lost that on the way: in a call, and as it asked for a
+#: path's text.
 _UNSAID: Final = {
     SystemError: "without setting an exception",
     TypeError: "os.PathLike or integer, not PosixPath",
