@@ -159,9 +159,15 @@ def _alone(table: type, kind: inspect.Type, path: KeyPath) -> Any:
     """A type that checks one key of a table, or one element of an array."""
     if isinstance(path[-1], int):
         return kind.cls if isinstance(kind, inspect.StructType) else Any
+    return _one_key(table, path[-1])
+
+
+@cache
+def _one_key(table: type, key: str) -> type[msgspec.Struct]:
+    """A table with that key alone, which `table` has."""
     annotated = msgspec.structs.fields(table)
-    wanted = next(field.type for field in annotated if field.encode_name == path[-1])
-    return msgspec.defstruct("Alone", [(str(path[-1]), wanted)])
+    wanted = next(field.type for field in annotated if field.encode_name == key)
+    return msgspec.defstruct("Alone", [(key, wanted)])
 
 
 def _tables_of(kind: inspect.Type) -> tuple[inspect.StructType | None, inspect.ListType | None]:

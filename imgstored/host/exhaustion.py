@@ -31,8 +31,14 @@ NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
 _NO_THREAD: Final = "can't start new thread"
 #: What it says of the lock of a file, or of a program.
 _NO_LOCK: Final = "can't allocate"
-#: What it says where an allocation failed, and it lost that on the way.
-_UNSAID: Final = "without setting an exception"
+#: What it says where an allocation failed, and it lost that on the way: in a call, and as it asked for a
+#: path's text.
+_UNSAID: Final = {
+    SystemError: "without setting an exception",
+    TypeError: "os.PathLike or integer, not PosixPath",
+}
+#: Looks in a row that show fewer threads than tasks which wait for them, until a result counts as lost.
+_LOOKS: Final = 24
 #: The most causes of an error that are examined.
 _CAUSES: Final = 20
 
@@ -52,7 +58,7 @@ def behind(error: BaseException) -> Exhaustion | None:
         if isinstance(cause, OSError) and cause.errno in NO_DESCRIPTORS:
             return Exhaustion("too many open files", cause.strerror or "", DESCRIPTORS_HINT)
         no_memory = isinstance(cause, OSError) and cause.errno == errno.ENOMEM
-        unsaid = isinstance(cause, SystemError) and _UNSAID in str(cause)
+        unsaid = any(isinstance(cause, kind) and words in str(cause) for kind, words in _UNSAID.items())
         if isinstance(cause, MemoryError) or no_memory or unsaid:
             return Exhaustion("too little memory", getattr(cause, "strerror", None) or "", MEMORY_HINT)
         if isinstance(cause, RuntimeError) and _NO_LOCK in str(cause):
@@ -86,19 +92,23 @@ def is_noted() -> bool:
 
 
 async def look_for_lost_results(seconds: float) -> NoReturn:
-    """Notes, at intervals of so many seconds, if the result of a thread was lost: its task waits for ever.
+    """Notes if the result of a thread was lost: its task waits for ever. Looks each so many seconds.
 
     A thread that cannot hand over its result prints so, and trio goes on. A thread without work ends after
-    ten seconds. So a result was lost when more tasks wait for threads than there are threads.
+    ten seconds. So a result was lost when more tasks wait for threads than there are threads; and not only at
+    a moment, since a thread may begin something else before its result has come to the task.
     """
     import trio  # not for those who only ask what an error comes of
 
     # trio.testing has it, too, but loads pytest where that is installed.
     from trio._threads import active_thread_count
 
+    seen = 0
     while True:
         await trio.sleep(seconds)
-        if active_thread_count() > sum(_is_of_trio(thread.name) for thread in threading.enumerate()):
+        threads = sum(_is_of_trio(thread.name) for thread in threading.enumerate())
+        seen = seen + 1 if active_thread_count() > threads else 0
+        if seen == _LOOKS:
             note(MemoryError("the result of a thread was lost"))
 
 

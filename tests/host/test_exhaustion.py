@@ -40,6 +40,10 @@ def caused_by(cause):
         (OSError(errno.ENOMEM, "x"), "too little memory"),
         (SystemError("<f> returned NULL without setting an exception"), "too little memory"),
         (RuntimeError("can't allocate read lock"), "too little memory"),
+        (
+            TypeError("stat: path should be string, bytes, os.PathLike or integer, not PosixPath"),
+            "too little memory",
+        ),
         (ExceptionGroup("x", [KeyError("x"), MemoryError()]), "too little memory"),
         (
             RuntimeError("can't start new thread"),
@@ -114,6 +118,22 @@ async def test_a_thread_whose_result_is_lost_is_noted(monkeypatch, capfd):
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
     assert "Exception while delivering result of thread" in capfd.readouterr().err
+
+
+async def test_threads_that_have_much_to_do_lose_nothing():
+    """A thread that goes on with other work before its result was taken is not missing."""
+
+    async def works() -> None:
+        for _ in range(100):
+            await trio.to_thread.run_sync(time.sleep, 0.001)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(exhaustion.look_for_lost_results, 0.001)
+        async with trio.open_nursery() as working:
+            for _ in range(30):
+                working.start_soon(works)
+        nursery.cancel_scope.cancel()
+    assert not exhaustion.is_noted()
 
 
 #: A daemon whose end hangs, as tasks do that were lost; it is told in one of three ways to end.
