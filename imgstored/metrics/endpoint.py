@@ -72,7 +72,11 @@ class Exposition:
 
     async def _metrics(self, accepted: str) -> tuple[str, bytes]:
         """The content type and the text, in the newest form that the client knows."""
-        encode, kind = choose_encoder(accepted)
+        try:
+            encode, kind = choose_encoder(accepted)
+        except (TypeError, ValueError):
+            # It compares the parts of a version, which may be words, with numbers.
+            encode, kind = choose_encoder("")
         async with self._one_at_a_time:
             await self._state.look()
             self._counts.count_bytes(self._fetched())

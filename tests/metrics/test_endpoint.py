@@ -211,6 +211,16 @@ async def test_openmetrics_for_who_wants_that(address, port, host):
     assert text.endswith("# EOF\n")
 
 
+@pytest.mark.parametrize("version", ["a.b", "1.x", "", ".", "9" * 5000, "²"])
+async def test_a_version_that_is_none_gets_the_plain_form(address, port, host, version):
+    async with serving(address, host):
+        accept = f"Accept: application/openmetrics-text; version={version}\r\n"
+        status, headers, text = await get(port, headers=accept)
+    assert status == 200
+    assert "imgstored_" in text
+    assert headers["content-type"].startswith(("text/plain", "application/openmetrics-text"))
+
+
 async def test_a_head_that_does_not_end_is_refused(address, port, host):
     async with serving(address, host):
         answer = await asked(port, b"GET /metrics HTTP/1.1\r\nX: " + b"x" * 20_000)
