@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from unittest import mock
 
 import imgproto.operations
@@ -34,9 +34,13 @@ from imgstored.delta.build import FrameCutter, IndexBuilder
 from imgstored.delta.index import IndexFaultError
 from imgstored.delta.index import parse_index as parse_delta_index
 from imgstored.errors import ImgstoreError, LayerError, ResumeError, StreamError, UsageError
+from imgstored.http.addresses import Nearness
+from imgstored.http.dial import WholeResponse
+from imgstored.http.documents import Document as Answer
 from imgstored.http.gunzip import Body, NotGzipError, TooLargeError, TooManyPiecesError
-from imgstored.http.location import Access, Location, redirected
-from imgstored.http.range_reply import read_reply
+from imgstored.http.location import Access, Location, origin_of, redirected
+from imgstored.http.range_reply import FetchError, read_reply
+from imgstored.http.ranges import RangeConnection, Timeouts
 from imgstored.httpd.conditional import answer_with
 from imgstored.httpd.connection import Connection
 from imgstored.httpd.message import HttpLimits, OpenFile, Request, Response
@@ -44,12 +48,16 @@ from imgstored.httpd.message import json as answer_json
 from imgstored.httpd.pace import Pace
 from imgstored.layers.entries import PieceReader, entries
 from imgstored.layers.tree import apply
-from imgstored.manifest import load, parse, parse_list, upgrade
+from imgstored.manifest import decoded, load, parse, parse_list, upgrade
+from imgstored.registry.auth import Token
 from imgstored.registry.challenge import read_challenges
+from imgstored.registry.client import _tags as tags_in
+from imgstored.registry.client import refusal
 from imgstored.registry.containers import layer_images, of_this_platform
 from imgstored.registry.documents import OCI_INDEX, encoded, read_document
 from imgstored.registry.documents import Index as RegistryIndex
-from imgstored.registry.reference import parse_reference
+from imgstored.registry.reference import api_url, parse_reference
+from imgstored.registry.signature import read_signatures
 from imgstored.rpc.framing import MessageLimits, ProtocolError
 from imgstored.rpc.params import checked
 from imgstored.rpc.wire import Decoder
@@ -74,6 +82,7 @@ from tests.support.tokens import as_values, token_around, token_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from http.client import HTTPResponse
 
 #: Bytes of an input. What is larger is cut.
 MAX_INPUT: Final = 1 << 16
@@ -425,7 +434,9 @@ def http_answer(data: bytes) -> None:
         assert reply.stop is None or reply.stop >= reply.start
         assert not reply.partial or reply.start <= start
     with suppress(ImgstoreError):
-        redirected(Location(_URL, _URL, Access()), rest.decode("latin-1"), lambda *_: True)
+        to = redirected(Location(_URL, _URL, Access()), rest.decode("latin-1"), Nearness.PUBLIC)
+        # What looks the name up, and TLS, do that.
+        origin_of(to.url).host.encode("idna")
     body = Body(1 << 16, gzip=bool(fields.number(1)))
     with suppress(NotGzipError, TooLargeError, TooManyPiecesError):
         for piece in in_pieces(rest, 97):
@@ -438,8 +449,72 @@ def _answer_head_seeds() -> list[bytes]:
     return [
         b"\x01\x05\0\0\0\x04\0\0" + head,
         b"\0" * 8 + b"Content-Length: 7\nLocation: /x",
+        b"\0" * 8 + b"https://a.example../x",
+        b"\0" * 8 + b"https://[::1]:443/x",
         gzip.compress(b"a" * 99),
     ]
+
+
+class _Answered(RangeConnection):
+    """A connection to a server that answers each request with the same bytes."""
+
+    answer = b""
+
+    def _send(self, *_: Any) -> HTTPResponse:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            theirs.setblocking(False)
+            with suppress(OSError):
+                theirs.send(self.answer)
+            theirs.shutdown(socket.SHUT_WR)
+            response = WholeResponse(ours, method="GET")
+        self._http = cast("Any", _NoConnection())
+        response.begin()
+        return response
+
+
+class _NoConnection:
+    near = Nearness.PUBLIC
+
+    def close(self) -> None:
+        pass
+
+
+def http_range(data: bytes) -> None:
+    """Whole answers to requests for ranges, over a socket: a range as it was announced, or an error."""
+    fields = Fields(data)
+    start, size, plain = fields.number(200), fields.number(300) + 1, bool(fields.number(1))
+    connection = _Answered(
+        Location(_URL, _URL, Access()), timeouts=Timeouts(connect=5, silence=5), environ={}
+    )
+    connection.answer = fields.bytes(16 << 10)
+    came = 0
+
+    def sink(piece: memoryview) -> None:
+        nonlocal came
+        came += len(piece)
+
+    with suppress(FetchError):
+        try:
+            reply = connection.get(
+                0 if plain else start, None if plain else start + size, None, lambda _: sink, plain=plain
+            )
+            assert reply.stop is None or came == reply.stop - reply.start, "it is not what was announced"
+        finally:
+            connection.close()
+
+
+def _range_seeds() -> list[bytes]:
+    part = b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 5-9/100\r\n"
+    chunked = part + b"Transfer-Encoding: chunked\r\n\r\n"
+    answers = (
+        part + b"Content-Length: 5\r\n\r\nhello",
+        chunked + b"5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\n",
+        chunked + b"-5\r\nhello\r\n0\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.0 200 OK\r\n\r\nhello",
+        b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n",
+    )
+    return [b"\x05\x04\0\0" + answer for answer in answers]
 
 
 def http_request(data: bytes) -> None:
@@ -669,7 +744,8 @@ def registry(data: bytes) -> None:
     for challenge in read_challenges(text):
         challenge.get("realm")
     with suppress(ImgstoreError):
-        parse_reference(text)
+        api_url(parse_reference(text).host)
+    _words_of_a_registry(body)
     for media_type in ("", OCI_INDEX):
         try:
             found = read_document(_URL, body, media_type)
@@ -683,6 +759,16 @@ def registry(data: bytes) -> None:
             else:
                 for image in layer_images(_URL, _REFERENCE, found, config):
                     load(image.manifest, rules="import")
+
+
+def _words_of_a_registry(body: bytes) -> None:
+    """An error, a list of tags, signatures of a list, and a token."""
+    assert refusal(_URL, Answer(500, {}, body)).message
+    with suppress(ImgstoreError):
+        tags_in(_URL, body)
+    read_signatures(body)
+    with suppress(msgspec.DecodeError):
+        decoded(body, Token)
 
 
 _REFERENCE: Final = parse_reference("registry.example.com/library/thing:1.0")
@@ -706,6 +792,8 @@ def _registry_seeds() -> list[bytes]:
         json.dumps(listed).encode(),
         b'Bearer realm="https://auth.example.com/token",service="x",scope="repository:a/b:pull", Basic a="y"',
         b"registry.example.com:5000/a/b@" + digest.encode(),
+        b"[::1]:5000/a/b:c",
+        b'{"errors": [{"code": "DENIED", "message": "no"}], "tags": ["a"], "token": "t", "expires_in": 5}',
     ]
 
 
@@ -782,6 +870,7 @@ TARGETS: Final[dict[str, Target]] = {
     "nvlist": Target(nvlist, _nvlist_seeds),
     "image-file": Target(image_file, _file_seeds),
     "http-answer": Target(http_answer, _answer_head_seeds),
+    "http-range": Target(http_range, _range_seeds),
     "http-request": Target(http_request, _request_seeds),
     "configuration": Target(configuration, _configuration_seeds),
     "index": Target(index, _index_seeds),

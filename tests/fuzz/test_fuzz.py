@@ -30,13 +30,26 @@ def test_what_was_found():
 
 
 @pytest.mark.parametrize(
-    "name", ["stream", "rpc", "manifest", "token", "http-answer", "index", "layer", "registry", "delta-index"]
+    "name",
+    [
+        "stream",
+        "rpc",
+        "manifest",
+        "token",
+        "http-answer",
+        "http-range",
+        "index",
+        "layer",
+        "registry",
+        "delta-index",
+    ],
 )
 def test_the_seeds_reach_what_they_are_for(name: str, monkeypatch):
     """A target that takes nothing would never fail."""
     reached = {"stream": "StreamReader", "rpc": "checked", "manifest": "load", "token": "parse_token",
-               "http-answer": "read_reply", "index": "parse_index", "layer": "apply",
-               "registry": "layer_images", "delta-index": "parse_delta_index"}[name]  # fmt: skip
+               "http-answer": "read_reply", "http-range": "WholeResponse", "index": "parse_index",
+               "layer": "apply", "registry": "layer_images",
+               "delta-index": "parse_delta_index"}[name]  # fmt: skip
     calls = []
     whole = getattr(__import__("tests.fuzz.targets", fromlist=["x"]), reached)
 
