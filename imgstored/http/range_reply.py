@@ -216,9 +216,11 @@ def _length(headers: dict[str, str]) -> int | None:
     text = headers.get("content-length")
     if text is None:
         return None
-    if not _NUMBER.fullmatch(text.strip()):
+    # What `strip` takes off is more than `int` does by itself.
+    number = text.strip()
+    if not _NUMBER.fullmatch(number):
         raise FetchError(f"unexpected missing or invalid Content-Length header: {text[:40]!r}")
-    return int(text)
+    return int(number)
 
 
 def _validator(headers: dict[str, str]) -> str | None:

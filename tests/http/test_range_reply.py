@@ -38,6 +38,15 @@ def test_the_whole_file():
     assert read(200, Transfer_Encoding="chunked", Content_Length="5").total is None
 
 
+@pytest.mark.parametrize("blank", [" ", "\t", "\x1c", "\x1d", "\x1f", "\x85", "\xa0"])
+def test_blanks_around_a_length(blank):
+    """Some of them `int` takes no more than a letter."""
+    assert read(200, Content_Length=f"{blank}5{blank}").stop == 5
+    for inside in (f"5{blank}5", blank, "²", "5_0", "+5"):
+        with pytest.raises(FetchError, match="Content-Length"):
+            read(200, Content_Length=inside)
+
+
 @pytest.mark.parametrize(
     "headers",
     [
