@@ -219,9 +219,11 @@ class Cuts:
             wrong = self._broken(paths, moment)
             if wrong is not None:
                 # What comes of the very same disks once more tells whether it is the disks.
+                first = not list(self.folder.glob("broken-*"))
                 for path, data in zip(paths, kept, strict=True):
                     path.write_bytes(data)
-                    (self.folder / f"broken-{moment}-{path.name}").write_bytes(data)
+                    if first:  # there is not the room for all
+                        (self.folder / f"broken-{moment}-{path.name}").write_bytes(data)
                 again = self._broken(paths, moment)
                 where = f"seed {seed}, write {moment} of {len(writes)}, share {share}"
                 wrong = f"{where}: {wrong}\nthe same disks once more: {again or 'nothing is broken'}"

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from imgstored.pools.base import OnRead, PoolImage
     from imgstored.zstream.records import Record
 
+#: The records around all others.
+_AROUND: Final = (RecordType.BEGIN, RecordType.END)
 #: Object, offset and length of a WRITE record.
 _PLACE: Final = struct.Struct("<QQQ")
 
@@ -50,6 +52,17 @@ def check_stream(
         damaged=damaged,
         changed=f"{written} bytes were written to its dataset after @final" if written else None,
     )
+
+
+def differs(increment: Generator[bytes, None, None]) -> bool:
+    """Whether there is anything in the stream of an increment: more than its begin and its end."""
+    reader = StreamReader()
+    with closing(increment):
+        for piece in increment:
+            if any(record.type not in _AROUND for record in reader.records(piece)):
+                return True
+    reader.finish()
+    return False
 
 
 class Content:

@@ -53,7 +53,7 @@ class Core(Protocol):
         """Receives the stream from `fd`; keeps the received part if the stream ends early."""
 
     def send(self, snapshot: bytes, origin: bytes | None, fd: int) -> None:
-        """Writes the snapshot's stream to `fd`, as `zfs send -L` does."""
+        """Writes the snapshot's stream to `fd`, as `zfs send -L` does; or that of a dataset as it is now."""
 
     def create(self, filesystem: bytes, properties: Mapping[bytes, int | bytes]) -> None:
         """Makes an empty filesystem."""

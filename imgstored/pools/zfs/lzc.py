@@ -96,6 +96,8 @@ class Lzc:
     def send(self, snapshot: str, fd: int, doing: str, *, origin: str | None) -> None:
         """Writes the snapshot's stream to `fd`; with an origin, only the differences from that.
 
+        The name may also be that of a dataset, which must not be mounted: the stream has what is in it now.
+
         Blocks over 128 KiB stay whole, and the stream says so, if the dataset or its origin has had any: no
         pool may receive an incremental stream without them onto an origin with them. The kernel makes the
         stream of any other dataset as if large blocks were not allowed, so that every pool can receive it.

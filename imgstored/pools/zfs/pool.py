@@ -8,6 +8,8 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+import structlog
+
 from imgstored.errors import (
     ConfigError,
     ImageHeldError,
@@ -15,13 +17,14 @@ from imgstored.errors import (
     OriginNotInstalledError,
     PoolError,
     ResumeError,
+    StreamError,
 )
 from imgstored.host.mounts import storage_of_zfs
 from imgstored.manifest import check_uuid
 from imgstored.pools.base import BOUNDLESS, MAX_TAG, Occupant, Use
 from imgstored.pools.refusals import check_tag, in_the_way, incomplete, refuse_dependents
 from imgstored.pools.zfs import programs
-from imgstored.pools.zfs.check import check_stream
+from imgstored.pools.zfs.check import check_stream, differs
 from imgstored.pools.zfs.datasets import ZfsDatasets
 from imgstored.pools.zfs.lzc import Lzc
 from imgstored.pools.zfs.pipe import QUEUE, outlet
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping
 
     from imgstored.pools.base import Blocks, Checked, OnRead, PoolImage, Room, Space
+
+log = structlog.get_logger(__name__)
 
 #: zpoolconcepts(7): a letter, then also digits and these signs.
 _POOL_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,62}")
@@ -250,8 +255,25 @@ class ZfsPool:
     def check(self, uuid: str, on_read: OnRead, *, content: bool = False) -> Checked:
         """Makes the kernel send the image, which checks every block that is not the origin's."""
         image = self._installed(uuid)
-        written = programs.written(self._lzc, self._dataset(uuid), f"checking image {uuid}")
-        return check_stream(image, self._sent(image), written, on_read, content=content)
+        return check_stream(image, self._sent(image), self._written(uuid), on_read, content=content)
+
+    def _written(self, uuid: str) -> int:
+        """Bytes of an image's dataset that are newer than its @final; 0 if these change nothing.
+
+        When a pool is imported, ZFS claims the intent log of each dataset that was written to as a layer is,
+        which rewrites the dataset's head. `written` counts that; for a receive ZFS does not take it for a
+        change, either (dsl_dataset.c, `dsl_dataset_modified_since_snap`).
+        """
+        dataset, doing = self._dataset(uuid), f"checking image {uuid}"
+        written = programs.written(self._lzc, dataset, doing)
+        try:
+            if written and not differs(
+                outlet(self.name, lambda fd: self._lzc.send(dataset, fd, doing, origin=dataset + FINAL))
+            ):
+                return 0
+        except (PoolError, StreamError) as error:
+            log.info("what was written to an image is not known", uuid=uuid, error=error.message)
+        return written
 
     def destroy(self, uuid: str) -> None:
         """Removes a published image in one step. It must have no dependents and no holds."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 from msgspec.structs import replace
@@ -12,8 +13,12 @@ from imgstored.errors import ImageHasDependentClonesError, ImageNotInstalledErro
 from imgstored.pools.zfs import ZfsPool
 from tests.pools.contract import BASE, GUIDS, INCREMENTAL, OTHER, ZVOL, dependents, install
 from tests.pools.contract import receive as receive_real
+from tests.pools.layer_contract import BOTTOM, unpack
 from tests.pools.zfs.commands import FOLDER, device, exported, got, run
 from tests.support.streams import real_stream
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_what_is_an_image(pool: ZfsPool) -> None:
@@ -187,3 +192,24 @@ def test_an_open_volume_is_kept_whole(pool: ZfsPool) -> None:
         pool.destroy(ZVOL)
     assert pool.image(ZVOL) == before
     pool.destroy(ZVOL)
+
+
+def test_an_intent_log_that_is_claimed_is_no_change(pool: ZfsPool, tmp_path: Path) -> None:
+    """As after a reboot: `written` is not 0 then, and there is nothing new in a layer's image."""
+    unpack(pool, BASE, BOTTOM)
+    pool.publish(BASE)
+    exported(pool.name)
+    run("zpool", "import", "-d", str(FOLDER), pool.name)
+    again, name = ZfsPool(pool.name), f"{pool.name}/{BASE}"
+    assert got(name, "written@final") != ["0"]
+    assert again.check(BASE, lambda done: None).changed is None
+    run("mount", "-t", "zfs", "-o", "zfsutil", name, str(tmp_path))
+    (tmp_path / "root" / "etc" / "motd").write_text("changed")
+    run("umount", str(tmp_path))
+    found = again.check(BASE, lambda done: None)
+    assert found.changed is not None
+    assert "were written to its dataset" in found.changed
+    # Nobody can look into it while it is mounted.
+    run("mount", "-t", "zfs", "-o", "zfsutil", name, str(tmp_path))
+    assert again.check(BASE, lambda done: None).changed is not None
+    run("umount", str(tmp_path))
