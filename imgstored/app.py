@@ -46,7 +46,7 @@ from imgstored.doctor.services import OwnHost
 from imgstored.errors import PINNED, ConfigError, DamagedError, ImgstoreError
 from imgstored.events.stream import EventStream, SourceChanged
 from imgstored.hooks.hooks import Hooks
-from imgstored.host import shortage, signals
+from imgstored.host import exhaustion, shortage, signals
 from imgstored.host.descriptors import raise_limit
 from imgstored.http.lookups import Lookups
 from imgstored.http.secrets import KNOWN
@@ -117,6 +117,7 @@ def serve(settings: Config, files: Sequence[Path], notifier: Notifier) -> None:
     KNOWN.configure(secrets(settings, os.environ))
     log.set_up(settings.log)
     log.take_all()
+    exhaustion.watch_threads()
     raise_limit(descriptors(settings))
     try:
         files = [file.absolute() for file in files]
@@ -502,7 +503,7 @@ def _services(core: _Core, maker: Maker, status: Status) -> Services:
         core.holds,
         refresh,
         core.locks,
-        lambda: bool(imports.jobs()),
+        lambda: imports.busy,
         lambda: {key for spec in sources.configured() for key in spec.keys},
     )
     return Services(

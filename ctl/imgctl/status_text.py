@@ -324,7 +324,8 @@ def _import_row(job: Document) -> dict[str, Any]:
         "conns": job.get("connections"),
         "left": duration(job.get("eta")),
         "limit": job.get("limits"),
-        "from": job.get("source") or "a-file",
+        # Without an id it has not begun again since the daemon's start.
+        "from": job.get("source") or ("a-file" if job.get("import_id") else None),
     }
 
 

@@ -8,12 +8,12 @@ daemon then ends and is started anew, with what is on the disk, which is whole a
 from __future__ import annotations
 
 import errno
-import threading
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 #: The hint if descriptors run out: only the system's administrator can raise the hard limit.
 DESCRIPTORS_HINT: Final = (
@@ -33,12 +33,7 @@ _NO_THREAD: Final = "can't start new thread"
 _NO_LOCK: Final = "can't allocate"
 #: What it says where an allocation failed, and it lost that on the way: in a call, and as it asked for a
 #: path's text.
-_UNSAID: Final = {
-    SystemError: "without setting an exception",
-    TypeError: "os.PathLike or integer, not PosixPath",
-}
-#: Looks in a row that show fewer threads than tasks which wait for them, until a result counts as lost.
-_LOOKS: Final = 24
+_UNSAID: Final = {SystemError: "without setting an exception", TypeError: "not PosixPath"}
 #: The most causes of an error that are examined.
 _CAUSES: Final = 20
 
@@ -91,30 +86,59 @@ def is_noted() -> bool:
     return _doubtful
 
 
-async def look_for_lost_results(seconds: float) -> NoReturn:
-    """Notes if the result of a thread was lost: its task waits for ever. Looks each so many seconds.
+class _Call:
+    """A function that a task has a thread run."""
 
-    A thread that cannot hand over its result prints so, and trio goes on. A thread without work ends after
-    ten seconds. So a result was lost when more tasks wait for threads than there are threads; and not only at
-    a moment, since a thread may begin something else before its result has come to the task.
+    __slots__ = ("returned",)
+
+    def __init__(self) -> None:
+        self.returned: float | None = None  #: when, in seconds of the steady clock
+
+
+_calls: set[_Call] = set()
+
+
+def watch_threads() -> None:
+    """From now on it is known which tasks wait for a thread whose function has returned.
+
+    A thread that cannot hand over its result, for want of memory, prints so, and trio goes on: the task waits
+    for ever. trio has no hook for that, so this stands in place of `trio.to_thread.run_sync`.
     """
     import trio  # not for those who only ask what an error comes of
 
-    # trio.testing has it, too, but loads pytest where that is installed.
-    from trio._threads import active_thread_count
+    run = trio.to_thread.run_sync
 
-    seen = 0
+    async def run_sync(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        call = _Call()
+
+        def running(*arguments: Any) -> Any:
+            try:
+                return function(*arguments)
+            finally:
+                call.returned = time.monotonic()
+
+        running.__name__ = getattr(function, "__name__", running.__name__)  # of which trio makes the thread's
+        _calls.add(call)
+        try:
+            return await run(running, *arguments, **options)
+        finally:
+            _calls.discard(call)
+
+    trio.to_thread.run_sync = run_sync  # type: ignore[assignment]
+
+
+async def look_for_lost_results(seconds: float) -> NoReturn:
+    """Notes if the result of a thread was lost. Looks each so many seconds; a task has twelve to go on."""
+    import trio
+
     while True:
         await trio.sleep(seconds)
-        threads = sum(_is_of_trio(thread.name) for thread in threading.enumerate())
-        seen = seen + 1 if active_thread_count() > threads else 0
-        if seen == _LOOKS:
-            note(MemoryError("the result of a thread was lost"))
-
-
-def _is_of_trio(name: str) -> bool:
-    """Whether a thread of that name is one of trio's, with work or without."""
-    return " from " in name or name.startswith("Trio thread ")
+        now = time.monotonic()
+        if any(call.returned is not None and now - call.returned > 12 * seconds for call in [*_calls]):
+            # What is on the way while trio is held up comes before the next look.
+            await trio.sleep(seconds)
+            if any(call.returned is not None and call.returned <= now - 12 * seconds for call in [*_calls]):
+                note(MemoryError("the result of a thread was lost"))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

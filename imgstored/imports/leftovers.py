@@ -135,7 +135,7 @@ class Leftovers:
             return self._sweep(keep_seconds)
         except OSError as error:
             raise PoolError(
-                f"what earlier imports left cannot be swept up: {error}",
+                f"what earlier imports left cannot be swept up: {shortage.why(error)}",
                 hint="look at the file system of the daemon's state folder",
             ) from error
 

@@ -96,9 +96,21 @@ class _Waiting:
         self.unfinished = unfinished
         self.since = time.time()
         self.scope = trio.CancelScope()
+        self._begun = trio.Event()  # an import of the image, for whomever
         self.ended = trio.Event()
         self.error = ""
         self.failure: ImgstoreError | None = None  #: why something that it left could not be dropped
+
+    async def rested(self, seconds: float) -> bool:
+        """Waits so long, or until an import of the image begins; whether one did."""
+        self._begun = trio.Event()
+        with trio.move_on_after(seconds):
+            await self._begun.wait()
+        return self._begun.is_set()
+
+    def other_begins(self) -> None:
+        """Notes that an import of the image begins."""
+        self._begun.set()
 
     def leaves(self, failure: ImgstoreError) -> None:
         """Notes that something cannot be dropped."""
@@ -201,8 +213,20 @@ class ImportManager:
 
     def jobs(self) -> list[JobDocument]:
         """All imports under way, and those that wait to be tried again, as the protocol's *job*."""
-        waiting = [each for key, each in self._waiting.items() if self._table.get(key) is None]
-        return [*self._table.jobs(), *map(_job_of, waiting)]
+        return [*self._table.jobs(), *map(_job_of, self._still_waiting())]
+
+    @property
+    def busy(self) -> bool:
+        """True while an import is under way, and does not merely wait for a source."""
+        return len(self._table) > 0
+
+    def _still_waiting(self, uuid: str | None = None) -> list[_Waiting]:
+        """The imports, of one image or of all, that wait to be tried again."""
+        return [
+            each
+            for key, each in self._waiting.items()
+            if uuid in (None, key[1]) and self._table.get(key) is None and self._catalog.find(*key) is None
+        ]
 
     def fetched(self) -> dict[Action, Mapping[str, int]]:
         """The bytes that each import has fetched so far, by source."""
@@ -251,9 +275,10 @@ class ImportManager:
         where too many imports are under way.
         """
         specs = self._specs(uuids, pool, sources, channel, zstream=zstream)
-        if len(self._table) + len(specs) > MAX_DETACHED:
+        under_way = len(self._table) + len(self._still_waiting())
+        if under_way + len(specs) > MAX_DETACHED:
             raise UsageError(
-                f"{len(self._table)} imports are under way",
+                f"{under_way} imports are under way",
                 hint=f"at most {MAX_DETACHED} may go on by themselves: wait for some, or cancel them",
             )
 
@@ -356,8 +381,7 @@ class ImportManager:
         """Cancels an image's imports for all clients, also those that wait to be tried again."""
         check_uuid(uuid)
         imports = self._table.of_image(uuid)
-        of_table = {each.spec.key for each in imports}
-        waiting = [each for key, each in self._waiting.items() if key[1] == uuid and key not in of_table]
+        waiting = self._still_waiting(uuid)
         for unwanted in waiting:
             unwanted.scope.cancel()
         if not imports and not waiting:
@@ -461,7 +485,7 @@ class ImportManager:
             raise plan.refusals[0]
         # There is no await from here on, so the list of imports cannot change before they are started.
         for found in plan.to_do():
-            self._table.start(self._import_of(spec, found), requester)
+            self._begin(self._import_of(spec, found), requester)
         installed = self._catalog.find(*spec.key)
         if installed is not None:
             request.emit(_already_installed(installed))
@@ -553,7 +577,7 @@ class ImportManager:
                 events=self._events,
                 import_id=log_id,
             )
-            self._table.start(wanted, requester)
+            self._begin(wanted, requester)
         else:
             self._events.publish(CacheHit("joined"))
         request.emit(
@@ -562,6 +586,12 @@ class ImportManager:
         wanted.follow(request)
         wanted.join(request, requester.client)
         return wanted
+
+    def _begin(self, begun: Import, requester: Requester) -> None:
+        """Starts an import, and tells the one of an earlier daemon, if that waits."""
+        self._table.start(begun, requester)
+        if (waiting := self._waiting.get(begun.spec.key)) is not None:
+            waiting.other_begins()
 
     async def _joinable(self, spec: ImportSpec) -> Import | None:
         """The image's import, or None, once no deletion and no cancelled import of it is under way."""
@@ -646,7 +676,11 @@ class ImportManager:
                 log.warning("an unfinished import waits", uuid=spec.uuid, error=error.message, seconds=pause)
             else:
                 return
-            await trio.sleep(pause)
+            if await waiting.rested(pause):
+                if (other := self._table.get(spec.key)) is not None:
+                    await other.finished.wait()
+                if not await self._is_unfinished(spec):
+                    return  # a client had it installed, or has left it
             pause = min(2 * pause, _LAST_PAUSE)
 
     async def _is_unfinished(self, spec: ImportSpec) -> bool:

@@ -313,7 +313,7 @@ def _nanoseconds(member: tarfile.TarInfo) -> int:
     # tarfile makes a floating-point number of it, which has no nanoseconds; and 0 of what is no number.
     try:
         return int(Decimal(member.pax_headers.get("mtime", member.mtime)) * 1_000_000_000)
-    except ArithmeticError:
+    except (ArithmeticError, ValueError):
         return 0
 
 

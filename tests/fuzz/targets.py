@@ -131,7 +131,7 @@ class Fields:
 
 def in_pieces(data: bytes, size: int) -> list[bytes]:
     """Pieces of so many bytes, or larger ones if these would be more than 200."""
-    size = max(size, len(data) // 200)
+    size = max(size, -(-len(data) // 200))
     return [data[start : start + size] for start in range(0, len(data), size)]
 
 

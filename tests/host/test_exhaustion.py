@@ -32,19 +32,22 @@ def caused_by(cause):
     return error
 
 
+SHORT = "too little memory"
+
+
 @pytest.mark.parametrize(
     ("cause", "what"),
     [
         (OSError(errno.EMFILE, "x"), "too many open files"),
-        (MemoryError(), "too little memory"),
-        (OSError(errno.ENOMEM, "x"), "too little memory"),
-        (SystemError("<f> returned NULL without setting an exception"), "too little memory"),
-        (RuntimeError("can't allocate read lock"), "too little memory"),
-        (
-            TypeError("stat: path should be string, bytes, os.PathLike or integer, not PosixPath"),
-            "too little memory",
-        ),
-        (ExceptionGroup("x", [KeyError("x"), MemoryError()]), "too little memory"),
+        (MemoryError(), SHORT),
+        (OSError(errno.ENOMEM, "x"), SHORT),
+        (SystemError("<f> returned NULL without setting an exception"), SHORT),
+        (RuntimeError("can't allocate read lock"), SHORT),
+        (TypeError("stat: path should be string, bytes, os.PathLike or integer, not PosixPath"), SHORT),
+        (TypeError("rename: src should be string, bytes or os.PathLike, not PosixPath"), SHORT),
+        (TypeError("listdir: path should be string, bytes, integer or None, not PosixPath"), SHORT),
+        (TypeError("expected str, bytes or os.PathLike object, not PosixPath"), SHORT),
+        (ExceptionGroup("x", [KeyError("x"), MemoryError()]), SHORT),
         (
             RuntimeError("can't start new thread"),
             "no memory for a thread, or as many threads as it may have",
@@ -98,29 +101,45 @@ def test_a_log_without_memory_fails_nothing(capsys):
     structlog.reset_defaults()
 
 
-async def test_a_thread_whose_result_is_lost_is_noted(monkeypatch, capfd):
-    """Wherever it was lost: here before trio has been asked to take it."""
+@pytest.fixture
+def watched(monkeypatch):
+    """Threads are watched, as in the daemon."""
+    monkeypatch.setattr(trio.to_thread, "run_sync", trio.to_thread.run_sync)
+    monkeypatch.setattr(exhaustion, "_calls", set())
+    exhaustion.watch_threads()
+
+
+async def test_a_thread_whose_result_is_lost_is_noted(monkeypatch, capfd, watched):
+    """Wherever it was lost: here before trio has been asked to take it. Other threads go on meanwhile."""
 
     def out_of_memory(*_):
         raise MemoryError
 
-    monkeypatch.setattr(trio._core._thread_cache, "IDLE_TIMEOUT", 0.05)
+    async def works() -> None:
+        while True:
+            await trio.to_thread.run_sync(time.sleep, 0.001)
+
     release = threading.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(exhaustion.look_for_lost_results, 0.01)
         nursery.start_soon(partial(trio.to_thread.run_sync, release.wait, abandon_on_cancel=True))
-        await trio.to_thread.run_sync(time.sleep, 0.2)
+        await trio.to_thread.run_sync(time.sleep, 0.5)
         assert not exhaustion.is_noted()
-        monkeypatch.setattr(trio._threads, "contextlib", SimpleNamespace(suppress=out_of_memory))
-        release.set()
+        with monkeypatch.context() as patched:
+            patched.setattr(trio._threads, "contextlib", SimpleNamespace(suppress=out_of_memory))
+            release.set()
+            said = ""
+            while "Exception while delivering result of thread" not in said:
+                said += capfd.readouterr().err
+                await trio.sleep(0.01)
+        nursery.start_soon(works)
         with trio.fail_after(30):
             while not exhaustion.is_noted():  # noqa: ASYNC110 (a task notes it)
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
-    assert "Exception while delivering result of thread" in capfd.readouterr().err
 
 
-async def test_threads_that_have_much_to_do_lose_nothing():
+async def test_threads_that_have_much_to_do_lose_nothing(watched):
     """A thread that goes on with other work before its result was taken is not missing."""
 
     async def works() -> None:
@@ -128,12 +147,19 @@ async def test_threads_that_have_much_to_do_lose_nothing():
             await trio.to_thread.run_sync(time.sleep, 0.001)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(exhaustion.look_for_lost_results, 0.001)
+        nursery.start_soon(exhaustion.look_for_lost_results, 0.02)
         async with trio.open_nursery() as working:
             for _ in range(30):
                 working.start_soon(works)
         nursery.cancel_scope.cancel()
     assert not exhaustion.is_noted()
+    assert exhaustion._calls == set()
+
+
+async def test_a_watched_thread_has_its_name(watched):
+    assert (await trio.to_thread.run_sync(lambda: threading.current_thread().name)).startswith(
+        "<lambda> from "
+    )
 
 
 #: A daemon whose end hangs, as tasks do that were lost; it is told in one of three ways to end.

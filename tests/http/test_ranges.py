@@ -266,6 +266,19 @@ def test_a_head_that_is_cut_is_not_an_empty_file() -> None:
         fetch(ranges, 0, 100)
 
 
+def test_a_proxy_that_cuts_its_head_makes_no_tunnel() -> None:
+    def answer(request: Request, wire: Wire) -> None:
+        wire.send(b"HTTP/1.1 200 Connection established\r\nVia: x\r\n")
+        wire.half_close()
+
+    with (
+        FaultyServer(answer) as proxy,
+        connection("https://images.example.com/file", Access(proxy=proxy.url)) as ranges,
+        pytest.raises(FetchError, match="the connection ended early"),
+    ):
+        fetch(ranges, 0, 100)
+
+
 def test_bytes_beyond_what_was_announced_never_reach_the_sink() -> None:
     def answer(request: Request, wire: Wire) -> None:
         headers = {"Content-Range": f"bytes 0-99/{SIZE}", "Content-Length": "100"}

@@ -120,6 +120,31 @@ async def test_one_that_waits_to_be_tried_again_is_cancelled(open_house, nginx, 
             assert [each.wanted for each in house.journal.imports()] == [False]
 
 
+@pytest.mark.parametrize("leaves", [False, True], ids=["installs", "leaves"])
+async def test_one_that_waits_ends_with_the_import_of_a_client(open_house, nginx, tmp_path, leaves):
+    (tmp_path / "state" / "locks").mkdir(parents=True)
+    with LockHolder(tmp_path / "state" / "locks", BASE) as holder:
+        async with open_house() as house:
+            await detached(house, BASE)
+        nginx.stop()
+        async with open_house() as house:
+            await until(lambda: any(job["error"] for job in house.imports.jobs()))
+            assert not house.imports.busy
+            nginx.start()
+            if leaves:
+                async with house.imports.request([BASE], requester=TESTER) as request:
+                    await anext(request)
+                    await until(lambda: house.imports.busy)
+            else:
+                holder.release()
+                await house.all_events(BASE)
+                with pytest.raises(UsageError, match="is installed"):
+                    await house.imports.cancel(BASE)
+            await until(lambda: house.imports.jobs() == [])
+            # And not only for a moment.
+            await until(lambda: not house.imports._waiting)
+
+
 async def test_phases_and_holds_are_published(open_house):
     heard = []
     async with open_house(heard=heard.append) as house:

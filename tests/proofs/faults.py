@@ -43,6 +43,12 @@ if TYPE_CHECKING:
     from tests.proofs.recording import Change
 
 ERRORS: Final = (errno.EIO, errno.ENOSPC, errno.EINTR)
+#: What clients are told of them.
+_WORDS: Final = {
+    errno.EIO: ("Input/output error", "disk I/O error"),
+    errno.ENOSPC: ("no room", "No space left"),
+    errno.EINTR: ("Interrupted system call",),
+}
 #: What fails: names of operations, and of what.
 OPERATIONS: Final = (
     ("import", SMALL),
@@ -97,8 +103,9 @@ class Faults:
         self.world = World(self._made, random.Random(0))
         self.daemon = Daemon(forks, self._made.folder)
         self.count: collections.Counter[str] = collections.Counter()
-        # The kernel may write something later, and tell of its failure who syncs that next: once.
-        self._late = False
+        # The kernel may write later, and report the failure at the next sync, once: in these words.
+        self._late: tuple[str, ...] = ()
+        self.reported_late = 0
 
     def __enter__(self) -> Faults:
         self.mounted.__enter__()
@@ -129,7 +136,7 @@ class Faults:
         what = f"{what} ({fault.failed.call if fault.failed else 'none'})"
         if failure is None:
             self.world.done(operation)
-        elif (fault.failed is None and not self._late) or "fault in imgstored" in failure:
+        elif (fault.failed is None and not self._is_late(failure)) or "fault in imgstored" in failure:
             raise BrokenPromiseError(f"{what}: {failure}")
         if self.daemon.died(0):
             raise BrokenPromiseError(f"{what}: the daemon died")
@@ -144,8 +151,14 @@ class Faults:
         if fault.failed is not None:
             self.count[f"{name} {errno.errorcode[code]}"] += 1
         failed_late = fault.failed is None and failure is not None
-        self._late = fault.failed is not None
+        self._late = () if fault.failed is None else _WORDS[code]
         return fault.failed is not None or failed_late
+
+    def _is_late(self, failure: str) -> bool:
+        """Whether this is the failure of the fault before, which is reported now; that happens once."""
+        late, self._late = any(words in failure for words in self._late), ()
+        self.reported_late += late
+        return late
 
     def _look_at_log(self, what: str) -> None:
         text = self.daemon.log.read_text()
@@ -179,8 +192,7 @@ class Faults:
     def _do(self, operation: Operation) -> None:
         self.world.asked(operation)
         failure = self.world.attempt(operation)
-        if failure is not None and self._late:
-            self._late = False
+        if failure is not None and self._is_late(failure):
             self.world.check()
             return
         if failure is not None:
@@ -221,7 +233,12 @@ def main() -> int:
             print(broken)
     if arguments.report is not None:
         seconds = round(time.monotonic() - began)
-        figures = {"faults": dict(faults.count), "seconds": seconds, "broken": broken}
+        figures = {
+            "faults": dict(faults.count),
+            "reported late": faults.reported_late,
+            "seconds": seconds,
+            "broken": broken,
+        }
         arguments.report.write_text(json.dumps(figures, indent=1) + "\n")
     shutil.rmtree(folder)
     return int(broken is not None)

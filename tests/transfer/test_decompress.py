@@ -365,12 +365,13 @@ def test_closing_early_ends_all_threads(kind: Kind, accelerated: bool) -> None:
 # -- what is not installed -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("before", [b"", gzip.compress(SMALL)], ids=["first", "second"])
 @pytest.mark.parametrize("size", [1, 2, 1000])
-def test_gzip_flags_that_are_reserved(accelerated: bool, size: int) -> None:
-    file = bytearray(gzip.compress(SMALL))
-    file[3] |= 0x20
+def test_gzip_flags_that_are_reserved(accelerated: bool, size: int, before: bytes) -> None:
+    member = bytearray(gzip.compress(SMALL))
+    member[3] |= 0x20
     with pytest.raises(UncompressionError):
-        decode(pieces_of(bytes(file), size), accelerated=accelerated)
+        decode(pieces_of(before + bytes(member), size), accelerated=accelerated)
 
 
 def test_gzip_without_isal(monkeypatch: pytest.MonkeyPatch) -> None:
