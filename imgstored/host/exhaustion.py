@@ -33,7 +33,11 @@ _NO_THREAD: Final = "can't start new thread"
 _NO_LOCK: Final = "can't allocate"
 #: What it says where an allocation failed, and it lost that on the way: in a call, and as it asked for a
 #: path's text.
-_UNSAID: Final = {SystemError: "without setting an exception", TypeError: "not PosixPath"}
+_UNSAID: Final = (
+    (SystemError, "without setting an exception"),
+    (SystemError, "without exception set"),
+    (TypeError, "not PosixPath"),
+)
 #: The most causes of an error that are examined.
 _CAUSES: Final = 20
 
@@ -53,7 +57,7 @@ def behind(error: BaseException) -> Exhaustion | None:
         if isinstance(cause, OSError) and cause.errno in NO_DESCRIPTORS:
             return Exhaustion("too many open files", cause.strerror or "", DESCRIPTORS_HINT)
         no_memory = isinstance(cause, OSError) and cause.errno == errno.ENOMEM
-        unsaid = any(isinstance(cause, kind) and words in str(cause) for kind, words in _UNSAID.items())
+        unsaid = any(isinstance(cause, kind) and words in str(cause) for kind, words in _UNSAID)
         if isinstance(cause, MemoryError) or no_memory or unsaid:
             return Exhaustion("too little memory", getattr(cause, "strerror", None) or "", MEMORY_HINT)
         if isinstance(cause, RuntimeError) and _NO_LOCK in str(cause):

@@ -43,6 +43,7 @@ SHORT = "too little memory"
         (OSError(errno.ENOMEM, "x"), SHORT),
         (SystemError("<f> returned NULL without setting an exception"), SHORT),
         (RuntimeError("can't allocate read lock"), SHORT),
+        (SystemError("error return without exception set"), SHORT),
         (TypeError("stat: path should be string, bytes, os.PathLike or integer, not PosixPath"), SHORT),
         (TypeError("rename: src should be string, bytes or os.PathLike, not PosixPath"), SHORT),
         (TypeError("listdir: path should be string, bytes, integer or None, not PosixPath"), SHORT),
