@@ -130,8 +130,8 @@ class Fields:
 
 
 def in_pieces(data: bytes, size: int) -> list[bytes]:
-    """Pieces of so many bytes, or larger ones if these would be more than 200."""
-    size = max(size, -(-len(data) // 200))
+    """Pieces of so many bytes, or larger ones if these would be more than 32."""
+    size = max(size, -(-len(data) // 32))
     return [data[start : start + size] for start in range(0, len(data), size)]
 
 
@@ -255,7 +255,7 @@ def records(data: bytes, volume: int) -> list[bytes]:
     fields = Fields(data)
     writer = StreamWriter(fields.one("<>"), guid=1 + fields.number(3))
     found = [writer.begin(objset=2 + volume, fromguid=fields.number(1), features=fields.number(0xFFFF))]
-    while fields.left > 0 and len(found) < 24:
+    while fields.left > 0 and len(found) < 16:
         number, size = fields.number(3), fields.number(4096)
         match fields.number(9):
             case 0:
