@@ -98,9 +98,10 @@ def serve(port: int) -> int:
         site = ImageSite(folder / "site")
         site.add_fixtures()
         with Nginx(folder / "nginx", root=site.folder, port=port) as nginx:
-            print(f"three images at {nginx.url} (type static), until Ctrl-C", flush=True)
             with contextlib.suppress(KeyboardInterrupt):
                 signal.signal(signal.SIGTERM, signal.default_int_handler)
+                # Whoever reads this may end it at once.
+                print(f"three images at {nginx.url} (type static), until Ctrl-C", flush=True)
                 signal.pause()
     print("stopped")
     return 0

@@ -110,7 +110,8 @@ def watch_threads() -> None:
     """
     import trio  # not for those who only ask what an error comes of
 
-    run = trio.to_thread.run_sync
+    threads = trio.to_thread
+    run = threads.run_sync
 
     async def run_sync(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         call = _Call()
@@ -128,7 +129,7 @@ def watch_threads() -> None:
         finally:
             _calls.discard(call)
 
-    trio.to_thread.run_sync = run_sync  # type: ignore[assignment]
+    threads.run_sync = run_sync  # type: ignore[assignment]
 
 
 async def look_for_lost_results(seconds: float) -> NoReturn:
