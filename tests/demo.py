@@ -97,12 +97,14 @@ def serve(port: int) -> int:
         folder.chmod(0o755)
         site = ImageSite(folder / "site")
         site.add_fixtures()
-        with Nginx(folder / "nginx", root=site.folder, port=port) as nginx:
-            with contextlib.suppress(KeyboardInterrupt):
-                signal.signal(signal.SIGTERM, signal.default_int_handler)
-                # Whoever reads this may end it at once.
-                print(f"three images at {nginx.url} (type static), until Ctrl-C", flush=True)
-                signal.pause()
+        with (
+            Nginx(folder / "nginx", root=site.folder, port=port) as nginx,
+            contextlib.suppress(KeyboardInterrupt),
+        ):
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            # Whoever reads this may end it at once.
+            print(f"three images at {nginx.url} (type static), until Ctrl-C", flush=True)
+            signal.pause()
     print("stopped")
     return 0
 
