@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import math
 import time
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -74,6 +75,8 @@ def lead_of(headers: Mapping[str, str], now: float, taken: float) -> float | Non
     try:
         date = parsedate_to_datetime(headers["date"]).timestamp() + float(headers.get("age", 0))
     except (KeyError, ValueError, TypeError, OverflowError):
+        return None
+    if not math.isfinite(date):
         return None
     early, late = date, date + 1.0 + taken
     return now - late if now > late else min(0.0, now - early)
