@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
 import math
+import statistics
 import time
 from email.utils import parsedate_to_datetime
 from functools import partial
