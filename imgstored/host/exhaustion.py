@@ -29,14 +29,13 @@ MEMORY_HINT: Final = (
 NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
 #: What CPython says when the system gives it no thread; it has no class, nor a number, for that.
 _NO_THREAD: Final = "can't start new thread"
-#: What it says of the lock of a file, or of a program.
-_NO_LOCK: Final = "can't allocate"
-#: What it says where an allocation failed, and it lost that on the way: in a call, and as it asked for a
-#: path's text.
+#: What it says in place of a MemoryError: where it has lost that in a call, where it asked for a path's text,
+#: and of the lock of a file.
 _UNSAID: Final = (
     (SystemError, "without setting an exception"),
     (SystemError, "without exception set"),
     (TypeError, "not PosixPath"),
+    (RuntimeError, "can't allocate"),
 )
 #: The most causes of an error that are examined.
 _CAUSES: Final = 20
@@ -60,8 +59,6 @@ def behind(error: BaseException) -> Exhaustion | None:
         unsaid = any(isinstance(cause, kind) and words in str(cause) for kind, words in _UNSAID)
         if isinstance(cause, MemoryError) or no_memory or unsaid:
             return Exhaustion("too little memory", getattr(cause, "strerror", None) or "", MEMORY_HINT)
-        if isinstance(cause, RuntimeError) and _NO_LOCK in str(cause):
-            return Exhaustion("too little memory", "", MEMORY_HINT)
         if isinstance(cause, RuntimeError) and _NO_THREAD in str(cause):
             return Exhaustion("no memory for a thread, or as many threads as it may have", "", MEMORY_HINT)
     return None
@@ -138,11 +135,12 @@ async def look_for_lost_results(seconds: float) -> NoReturn:
 
     while True:
         await trio.sleep(seconds)
-        now = time.monotonic()
-        if any(call.returned is not None and now - call.returned > 12 * seconds for call in [*_calls]):
+        late = time.monotonic() - 12 * seconds
+        waiting = [call for call in _calls if call.returned is not None and call.returned < late]
+        if waiting:
             # What is on the way while trio is held up comes before the next look.
             await trio.sleep(seconds)
-            if any(call.returned is not None and call.returned <= now - 12 * seconds for call in [*_calls]):
+            if not _calls.isdisjoint(waiting):
                 note(MemoryError("the result of a thread was lost"))
 
 

@@ -154,8 +154,7 @@ class UnfinishedImport(Struct, frozen=True):
     spec: ImportSpec
     wanted: bool  #: goes on by itself after a restart
     touched_at: float  #: when a client asked for it, or left it, in seconds since the epoch
-    name: str  #: the image's, as its manifest has it
-    version: str
+    manifest: str  #: v2, JSON
 
 
 class Journal:
@@ -350,7 +349,4 @@ def _unfinished(
 ) -> UnfinishedImport:
     replaced = None if sources is None else tuple(json.loads(sources))
     spec = ImportSpec(uuid, pool, replaced, channel, bool(zstream))
-    named = json.loads(manifest)
-    return UnfinishedImport(
-        spec, bool(wanted), touched_at, str(named.get("name", "")), str(named.get("version", ""))
-    )
+    return UnfinishedImport(spec, bool(wanted), touched_at, manifest)

@@ -7,6 +7,7 @@ manager's state.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from contextlib import asynccontextmanager
@@ -93,7 +94,8 @@ class _Waiting:
     """An unfinished import of an earlier daemon; `error` is the reason of its last failure here."""
 
     def __init__(self, unfinished: UnfinishedImport) -> None:
-        self.unfinished = unfinished
+        self.spec = unfinished.spec
+        self.manifest = json.loads(unfinished.manifest)
         self.since = time.time()
         self.scope = trio.CancelScope()
         self._begun = trio.Event()  # an import of the image, for whomever
@@ -102,8 +104,7 @@ class _Waiting:
         self.failure: ImgstoreError | None = None  #: why something that it left could not be dropped
 
     async def rested(self, seconds: float) -> bool:
-        """Waits so long, or until an import of the image begins; whether one did."""
-        self._begun = trio.Event()
+        """Waits so long, or until an import of the image begins; whether one did since the last failure."""
         with trio.move_on_after(seconds):
             await self._begun.wait()
         return self._begun.is_set()
@@ -124,6 +125,7 @@ class _Waiting:
     def failed(self, error: ImgstoreError) -> None:
         """Notes a failure; the manager tries the import again."""
         self.error = error.message
+        self._begun = trio.Event()
 
 
 class ImportManager:
@@ -669,10 +671,10 @@ class ImportManager:
                     async for _ in request:
                         continue
             except ImgstoreError as error:
+                waiting.failed(error)
                 if not await self._is_unfinished(spec):
                     log.warning("gave up an unfinished import", uuid=spec.uuid, error=error.message)
                     return
-                waiting.failed(error)
                 log.warning("an unfinished import waits", uuid=spec.uuid, error=error.message, seconds=pause)
             else:
                 return
@@ -726,13 +728,12 @@ class ImportManager:
 
 def _job_of(waiting: _Waiting) -> JobDocument:
     """The *job* of an import that has not begun again."""
-    unfinished = waiting.unfinished
     return {
         "import_id": "",
-        "uuid": unfinished.spec.uuid,
-        "name": unfinished.name,
-        "version": unfinished.version,
-        "pool": unfinished.spec.pool,
+        "uuid": waiting.spec.uuid,
+        "name": str(waiting.manifest.get("name", "")),
+        "version": str(waiting.manifest.get("version", "")),
+        "pool": waiting.spec.pool,
         "phase": "waiting",
         "done": 0,
         "total": None,
