@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from imgstored.config.tables import Config, keyed_pools
-from imgstored.config.text import MANUAL, faults, lines, raise_all
+from imgstored.config.text import MANUAL, faults, lines, raise_all, written
 from imgstored.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from imgstored.config.text import KeyPath
 
 
 def load(*paths: Path) -> Config:
@@ -82,13 +84,13 @@ def _toml(text: str) -> dict[str, Any]:
     return document
 
 
-def _check_integers(value: Any) -> None:
+def _check_integers(value: Any, path: KeyPath = ()) -> None:
     """Raises `ValueError` for an integer beyond 64 bits, as the specification of TOML wants it."""
     if isinstance(value, dict | list):
-        for each in value.values() if isinstance(value, dict) else value:
-            _check_integers(each)
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_integers(each, (*path, key))
     elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-        raise ValueError("an integer of more than 64 bits")
+        raise ValueError(f"{written(path)}: an integer of more than 64 bits")
 
 
 def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -96,8 +96,14 @@ def test_with_a_zfs_pool_imgadms_folders_are_its_own():
         ("x ==", "not TOML: "),
         (f"x = {'9' * 5000}", "not TOML: "),
         (f"x = {'[' * 5000}{']' * 5000}", "not TOML: "),
-        (f"[limits]\nkeep_partial_days = {'9' * 400}", "not TOML: an integer of more than 64 bits"),
-        (f"[limits]\nkeep_partial_days = {1 << 63}", "not TOML: an integer of more than 64 bits"),
+        (
+            f"[limits]\nkeep_partial_days = {'9' * 400}",
+            "not TOML: limits.keep_partial_days: an integer of more than 64 bits",
+        ),
+        (
+            f"[limits]\nkeep_partial_days = {1 << 63}",
+            "not TOML: limits.keep_partial_days: an integer of more than 64 bits",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(text, said):
