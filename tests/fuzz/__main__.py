@@ -7,6 +7,7 @@ fails is in the folder `found`; a file in tests/fuzz/found/TARGET/ is run by the
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import re
 import subprocess
@@ -97,6 +98,9 @@ def _fuzz(name: str, options: list[str]) -> None:
     import structlog
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    # What is there now stays: the garbage collector need not look at it again.
+    gc.collect()
+    gc.freeze()
     atheris.Setup([sys.argv[0], *options], target.run)
     atheris.Fuzz()
 
