@@ -29,7 +29,14 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from imgstored.delta.index import IndexFaultError
-from imgstored.errors import CancelledError, ImgstoreError, NoSpaceError, StreamError, UncompressionError
+from imgstored.errors import (
+    CancelledError,
+    ImgstoreError,
+    LayerError,
+    NoSpaceError,
+    StreamError,
+    UncompressionError,
+)
 from imgstored.transfer.digest import WrongFileError
 from imgstored.transfer.mirror import ChangedError
 
@@ -110,6 +117,7 @@ WRONG_BYTES_ERRORS: Final = (
     IndexFaultError,
     UncompressionError,
     StreamError,
+    LayerError,
 )
 
 

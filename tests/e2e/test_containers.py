@@ -149,8 +149,12 @@ def test_a_layer_that_is_not_what_its_digest_says(registry: DockerRegistry, daem
 
 
 def test_a_layer_that_leads_out(registry: DockerRegistry, daemon: Daemon) -> None:
-    push(registry, "evil", "1", [owned(file("../../../../evil"))])
+    # The fault shows before all of the layer is there.
+    content = random.Random(1).randbytes(4 << 20)
+    push(registry, "evil", "1", [owned(file("../../../../evil"), file("large", content))])
     refused = daemon.imgctl("import", f"{registry.host}/evil:1")
     assert refused.returncode == 1
     assert "leads out of the image" in refused.stderr
     assert not list(daemon.folder.rglob("evil"))
+    # No other download of these bytes would be better.
+    assert list((daemon.folder / "state" / "spool").iterdir()) == []

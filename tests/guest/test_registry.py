@@ -12,7 +12,6 @@ from imgctl.errors import NotConnectedError
 
 from imgstored.registry.containers import image_uuid
 from imgstored.registry.disks import disk_uuid
-from tests.e2e.test_on_demand import until
 from tests.guest.host import POOL, Host, zfs_host
 from tests.guest.zpool import run
 from tests.pools.contract import GUIDS
@@ -88,6 +87,8 @@ def test_a_layer_that_leads_out_leaves_nothing(host, registry):
     # The layer below is sound; of this one there is neither a dataset nor a mount.
     assert len(host.pool.names()) == 2
     assert not list(host.folder.rglob("evil"))
+    host.idle()
+    assert host.spooled() == []
 
 
 def test_kill_9_while_a_layer_is_unpacked(host, registry, tmp_path):
@@ -112,8 +113,7 @@ def test_kill_9_while_a_layer_is_unpacked(host, registry, tmp_path):
     }
     assert files_of(host, above, tmp_path / "tree")["big"] == content
     host.idle()
-    # On a busy machine one was seen there once, after all jobs had ended.
-    until(lambda: host.spooled() == [], seconds=60)
+    assert host.spooled() == []
 
 
 def test_a_disk_becomes_a_volume(host, registry, tmp_path):

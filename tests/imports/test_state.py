@@ -10,6 +10,7 @@ from imgproto.documents import Phase
 from imgstored.errors import (
     CancelledError,
     DownloadError,
+    LayerError,
     NoSpaceError,
     PoolError,
     StreamError,
@@ -75,6 +76,7 @@ def test_what_was_downloaded_is_kept_after_a_failure(error):
         ChangedError("x"),
         UncompressionError("x"),
         StreamError("x"),
+        LayerError("x"),
     ],
 )
 def test_wrong_bytes_keep_nothing(error):
