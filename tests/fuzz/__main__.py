@@ -60,18 +60,20 @@ def _run(name: str, corpus: Path, runs: int, seconds: int) -> dict[str, Any]:
     options += [f"-runs={runs}"] if runs else []
     began = time.monotonic()
     command = [sys.executable, "-m", "tests.fuzz", "--one", name, *options, "-max_len=4096", str(corpus)]
-    done = subprocess.run(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, errors="replace"
-    )
-    blind = _BLIND in done.stderr
-    counts = re.findall(r"stat::number_of_executed_units: +(\d+)", done.stderr)
-    counts = counts or re.findall(r"^#(\d+)\t", done.stderr, re.MULTILINE)
+    # A run may last for hours: the file shows how far it is.
+    log = found.with_suffix(".log")
+    with log.open("wb") as file:
+        done = subprocess.run(command, stderr=file, stdout=subprocess.DEVNULL)
+    said = log.read_text(errors="replace")
+    blind = _BLIND in said
+    counts = re.findall(r"stat::number_of_executed_units: +(\d+)", said)
+    counts = counts or re.findall(r"^#(\d+)\t", said, re.MULTILINE)
     inputs = int(counts[-1]) if counts else 0
     took = round(time.monotonic() - began)
     print(f"{name}: {inputs} inputs in {took} s, status {done.returncode}", flush=True)
     failed = done.returncode != 0 or blind
     if failed:
-        print(done.stderr[-4000:])
+        print(said[-4000:])
     return {"target": name, "inputs": inputs, "seconds": took, "failed": failed}
 
 
