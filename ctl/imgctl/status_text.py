@@ -42,8 +42,9 @@ _FAILURE_COLUMNS = ["when", "action", "uuid", "name", "message"]
 #: Characters of an image's name and version, and of an error, that are shown.
 _MAX_NAME, _MAX_MESSAGE = 32, 160
 
-#: Warnings of the log that are shown.
+#: Warnings of the log that are shown, and reasons why imports wait.
 _WARNINGS = 5
+_MAX_REASONS = 3
 
 #: Digits of a uuid that there is room for; where more are alike, the names tell the images apart.
 _MOST_DIGITS = 18
@@ -110,7 +111,8 @@ def top_lines(status: StatusDocument, now: float, screen: Screen | None = None) 
     count = _digits(jobs)
     rows = [{**_import_row(job), "image": str(job.get("uuid"))[:count]} for job in _busy_first(jobs)]
     first, *rest = table(rows, _TOP_COLUMNS, screen=screen, drop=_TOP_DROP)
-    return [*lines, Line(first, "columns"), *map(Line, rest)]
+    reasons = [line for text in _reasons(jobs) for line in _wrapped(Line(text), screen)]
+    return [*lines, Line(first, "columns"), *map(Line, rest), *reasons]
 
 
 def away_lines(notice: str, screen: Screen | None = None) -> list[Line]:
@@ -159,7 +161,19 @@ def _imports(status: StatusDocument, screen: Screen | None) -> list[str]:
     waiting = status.get("waiting") or 0
     title = f"{_count(len(jobs), 'import')} under way" + (f", {waiting} of them waiting" if waiting else "")
     rows = [_import_row(job) for job in _busy_first(jobs)]
-    return [title, *table(rows, _IMPORT_COLUMNS, screen=screen, drop=_IMPORT_DROP)]
+    reasons = [line.text for text in _reasons(jobs) for line in _wrapped(Line(text), screen)]
+    return [title, *table(rows, _IMPORT_COLUMNS, screen=screen, drop=_IMPORT_DROP), *reasons]
+
+
+def _reasons(jobs: Sequence[JobDocument]) -> list[str]:
+    """Why imports of an earlier daemon wait, a sentence each."""
+    waiting = _bad(jobs)
+    said = [
+        f"  {_name(job)} ({job.get('uuid')}) waits: {_cut(' '.join(str(job['error']).split()), _MAX_MESSAGE)}"
+        for job in waiting[:_MAX_REASONS]
+    ]
+    more = len(waiting) - len(said)
+    return [printable(text) for text in said] + ([f"  and {more} more (`imgctl jobs -j`)"] if more else [])
 
 
 def serving_lines(status: StatusDocument) -> list[str]:

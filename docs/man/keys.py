@@ -72,7 +72,8 @@ def values(type_: Type) -> str:
         case inspect.IntType():
             return _integers(type_)
         case inspect.FloatType():
-            return "a number above 0" if type_.gt == 0 else "a number"
+            assert (type_.gt, type_.le) == (0, 31_536_000), f"no words for {type_}"
+            return "a number above 0, up to a year"
         case inspect.BoolType():
             return "true or false"
         case inspect.StrType():

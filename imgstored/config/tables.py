@@ -22,7 +22,8 @@ _IMGADM, _IMGADM_LOCKS = "/var/imgadm", "/var/run"
 
 Positive = Annotated[int, Meta(gt=0)]
 NotNegative = Annotated[int, Meta(ge=0)]
-Seconds = Annotated[float, Meta(gt=0)]
+#: A year is more than anybody waits, and the system's calls take it.
+Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 #: A pool's name becomes part of file names and, with ZFS, of dataset names (zpoolconcepts(7)).
 PoolName = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9._-]{0,62}$")]
 Mode = Annotated[int, Meta(ge=0, le=0o777)]

@@ -144,6 +144,11 @@ def _value_faults(value: Any, kind: inspect.Type, table: type, path: KeyPath) ->
         for place, each in enumerate(value):
             yield from _value_faults(each, array.item_type, table, (*path, place))
         return
+    if isinstance(value, dict) and array is not None:
+        yield _fault(
+            f"{written(path)}: expected a list of tables", f"write [[{path[-1]}]], one for each", path
+        )
+        return
     try:
         msgspec.convert({path[-1]: value} if isinstance(path[-1], str) else value, _alone(table, kind, path))
     except msgspec.ValidationError as error:
@@ -152,7 +157,9 @@ def _value_faults(value: Any, kind: inspect.Type, table: type, path: KeyPath) ->
         where = written(path) + (re.sub(r"^[^.\[]*", "", below) if isinstance(path[-1], str) else below)
         allowed = _allowed(kind)
         hint = _meant(value, allowed) if allowed and isinstance(value, str) else MANUAL
-        yield _fault(f"{where}: {what[:1].lower()}{what[1:]}", hint, path)
+        if struct is not None and array is None and isinstance(value, list):
+            hint = f"write [{path[-1]}]: there is one such table"
+        yield _fault(f"{where}: {_in_words_of_toml(what)}", hint, path)
 
 
 def _alone(table: type, kind: inspect.Type, path: KeyPath) -> Any:
@@ -198,6 +205,29 @@ def _parted(message: str) -> tuple[str, str]:
     match = re.fullmatch(r"(.*?)(?: - at `(?:key in )?\$\.?(.*)`)?", message, re.DOTALL)
     assert match is not None
     return match[1].replace("`", ""), match[2] or ""
+
+
+_MEMBER: Final = r"(?:int|float|str|bool|object|array|null)"
+#: What msgspec expects and got: "Expected `int | null`", "got `object`".
+_TYPES: Final = re.compile(rf"\b((?:[Ee]xpected|got) )({_MEMBER}(?: \| {_MEMBER})*)\b")
+_WORDS: Final = {
+    "int": "an integer",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "object": "a table",
+    "array": "a list",
+}
+
+
+def _in_words_of_toml(message: str) -> str:
+    """A message of msgspec, which has the words of JSON and of Python for types."""
+
+    def worded(match: re.Match[str]) -> str:
+        return match[1] + " or ".join(_WORDS[each] for each in match[2].split(" | ") if each in _WORDS)
+
+    found = _TYPES.sub(worded, message)
+    return found[:1].lower() + found[1:]
 
 
 def _fault(message: str, hint: str, path: KeyPath) -> ConfigError:

@@ -392,7 +392,9 @@ class ImportManager:
                     f'image "{uuid}" is installed, not being imported',
                     hint="`imgctl jobs` lists imports under way",
                 )
-            raise ImageNotInstalledError(uuid, self._catalog.pool(None).name)
+            raise ImageNotInstalledError(
+                uuid, self._catalog.pool(None).name, hint="`imgctl jobs` lists imports under way"
+            )
         for each in imports:
             each.cancel("it was cancelled")
             await each.finished.wait()

@@ -65,22 +65,26 @@ def test_with_a_zfs_pool_imgadms_folders_are_its_own():
         ("nonsense = 1", "unknown key: nonsense"),
         ("[limits]\nspeed = 1", "unknown key: limits.speed"),
         ("[[sources]]\nurl = 'x'\ncolour = 'red'", "unknown key: sources[0].colour"),
-        ("[limits]\ntries = 'five'", "limits.tries: expected int, got str"),
-        ("[limits]\nimports = 0", "limits.imports: expected int >= 1"),
-        ("limits = 3", "limits: expected object, got int"),
+        ("[limits]\ntries = 'five'", "limits.tries: expected an integer, got text"),
+        ("[limits]\nimports = 0", "limits.imports: expected an integer >= 1"),
+        ("limits = 3", "limits: expected a table, got an integer"),
         ("[[sources]]\ntype = 'static'", "missing key: sources[0].url"),
         ("[[sources]]\nurl = 'x'\ntype = 'ftp'", "sources[0].type: invalid enum value 'ftp'"),
-        ("[pool]\nname = '../zones'", "pool.name: expected str matching regex"),
-        ("pool = 3", "pool: expected object | array, got int"),
-        ("pool = []", "pool: expected array of length >= 1"),
+        ("[pool]\nname = '../zones'", "pool.name: expected text matching regex"),
+        ("[limits]\nconnect_seconds = inf", "limits.connect_seconds: expected a number <= 31536000"),
+        ("[sources]\nurl = 'x'", "sources: expected a list of tables"),
+        ("[[limits]]\ntries = 3", "limits: expected a table, got a list"),
+        ("[[sources]]\nurl = 'x'\nheaders = 3", "sources[0].headers: expected a table, got an integer"),
+        ("pool = 3", "pool: expected a table or a list, got an integer"),
+        ("pool = []", "pool: expected a list of length >= 1"),
         ("[pool]\ntype = 'ext4'", "pool.type: invalid enum value 'ext4'"),
-        ("[[pool]]\n[[pool]]\nname = 'a/b'", "pool[1].name: expected str matching regex"),
+        ("[[pool]]\n[[pool]]\nname = 'a/b'", "pool[1].name: expected text matching regex"),
         ("[[pool]]\ncolour = 'red'", "unknown key: pool[0].colour"),
         ("[[pool]]\n[[pool]]", 'pool[0].name: 2 pools are named "zones"'),
         ("[[pool]]\ntype = 'zfs'\n[[pool]]", 'pool[0].name: 2 pools are named "zones"'),
         ("[pool]\nproperties = {}", 'pool.properties: a pool of type "embedded" has no such key'),
         ("[[pool]]\ntype = 'zfs'\npath = '/x'", 'pool[0].path: a pool of type "zfs" has no such key'),
-        ("[pool]\ntype = 'zfs'\nproperties = {readonly = true}", "pool.properties[...]: expected str"),
+        ("[pool]\ntype = 'zfs'\nproperties = {readonly = true}", "pool.properties[...]: expected text"),
         ("[[pool]]\npath = 'x'", "pool[0].path: not an absolute path: 'x'"),
         (
             "[[pool]]\npath = '/x'\n[[pool]]\nname = 'a'\npath = '/y/../x/'",
@@ -191,3 +195,16 @@ def test_faults_of_more_than_one_key_come_all_at_once():
         "pool[0].name",
         "pool[0].path",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("[sources]\nurl = 'x'", "write [[sources]], one for each"),
+        ("[[limits]]\ntries = 3", "write [limits]: there is one such table"),
+    ],
+)
+def test_the_hint_says_how_tables_are_written(text, hint):
+    with pytest.raises(ConfigError) as caught:
+        loading.parse(text)
+    assert caught.value.hint == hint

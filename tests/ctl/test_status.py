@@ -117,6 +117,17 @@ def test_imports_failures_and_what_needs_attention():
     ]
 
 
+def test_why_an_import_of_an_earlier_daemon_waits():
+    down = {**WAITS, "import_id": "", "error": "http://down/images:\n connection refused"}
+    reason = f"  web@1.0 ({V}) waits: http://down/images: connection refused"
+    one = status(imports=[down, JOB], waiting=1)
+    assert reason in status_lines(one, NOW)
+    assert top_lines(one, NOW)[-1].text == reason
+    many = status_lines(status(imports=[down] * 9, waiting=9), NOW)
+    assert many.count(reason) == 3
+    assert "  and 6 more (`imgctl jobs -j`)" in many
+
+
 def test_a_pool_that_is_not_well():
     ill = status(pools=[{**POOL, "health": "DEGRADED"}])
     assert problems(ill) == ['pool "zones" is DEGRADED (see `zpool status zones`)']

@@ -45,7 +45,7 @@ MAX_MANIFEST = 1 << 20
 _LONGEST_WAIT = 31_536_000.0
 
 _COLUMNS = ["uuid", "name", "version", "zpool", "phase", "done", "size", "rate", "clients"]
-_WIDE = ["left", "limits", "connections", "started", "source"]
+_WIDE = ["left", "limits", "connections", "started", "source", "error"]
 _DROP = ["clients", "zpool", "size", "version", "phase"]
 
 
