@@ -59,7 +59,7 @@ def _run(name: str, corpus: Path, runs: int, seconds: int) -> dict[str, Any]:
     options += [f"-max_total_time={seconds}"] if seconds else []
     options += [f"-runs={runs}"] if runs else []
     began = time.monotonic()
-    command = [sys.executable, "-m", "tests.fuzz", "--one", name, *options, "-max_len=4096", str(corpus)]
+    command = [sys.executable, "-m", "tests.fuzz", "--one", name, *options, str(corpus)]
     # A run may last for hours: the file shows how far it is.
     log = found.with_suffix(".log")
     with log.open("wb") as file:
@@ -103,7 +103,7 @@ def _fuzz(name: str, options: list[str]) -> None:
     # What is there now stays: the garbage collector need not look at it again.
     gc.collect()
     gc.freeze()
-    atheris.Setup([sys.argv[0], *options], target.run)
+    atheris.Setup([sys.argv[0], f"-max_len={target.size}", *options], target.run)
     atheris.Fuzz()
 
 

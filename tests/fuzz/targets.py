@@ -106,6 +106,7 @@ class Target:
 
     run: Callable[[bytes], None]
     seeds: Callable[[], Sequence[bytes]]
+    size: int = 4096  #: bytes of an input at most; more of the same takes time alone
 
 
 class Fields:
@@ -883,7 +884,7 @@ def _delta_seeds() -> list[bytes]:
 
 
 TARGETS: Final[dict[str, Target]] = {
-    "rpc": Target(rpc, _rpc_seeds),
+    "rpc": Target(rpc, _rpc_seeds, size=512),
     "manifest": Target(manifest, _manifest_seeds),
     "answers": Target(answers, _answer_seeds),
     "stream": Target(stream, _stream_seeds),
@@ -894,8 +895,8 @@ TARGETS: Final[dict[str, Target]] = {
     "nvlist": Target(nvlist, _nvlist_seeds),
     "image-file": Target(image_file, _file_seeds),
     "http-answer": Target(http_answer, _answer_head_seeds),
-    "http-range": Target(http_range, _range_seeds),
-    "http-request": Target(http_request, _request_seeds),
+    "http-range": Target(http_range, _range_seeds, size=1024),
+    "http-request": Target(http_request, _request_seeds, size=1024),
     "configuration": Target(configuration, _configuration_seeds),
     "index": Target(index, _index_seeds),
     "layer": Target(layer, _layer_seeds),
