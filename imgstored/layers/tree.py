@@ -36,6 +36,8 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: Extended attributes that a program in the image may read; others belong to the host, such as those of
 #: overlay file systems, SELinux and IMA.
 ATTRIBUTES: Final = ("user.", "security.capability")
+#: Bytes: that of Linux (XATTR_SIZE_MAX, 64 KiB), and what a file system needs around it.
+_LARGEST_ATTRIBUTE: Final = 1 << 20
 #: What a system answers that has no extended attributes, or not for this kind of file.
 _NO_ATTRIBUTES: Final = frozenset(
     (
@@ -369,10 +371,17 @@ def _set_attribute(fd: int, name: str, value: bytes) -> bool:
     try:
         os.setxattr(fd, name, value)
     except OSError as error:
-        if error.errno not in _NO_ATTRIBUTES:
+        # ext4 says that there is no space, too, where all attributes of a file would be more than a block.
+        if error.errno not in _NO_ATTRIBUTES and not (error.errno == errno.ENOSPC and _has_room(fd)):
             raise
         return False
     return True
+
+
+def _has_room(fd: int) -> bool:
+    """True if the file system has room for any attribute."""
+    state = os.fstatvfs(fd)
+    return state.f_bavail * state.f_frsize > _LARGEST_ATTRIBUTE
 
 
 def _named(path: Path) -> str:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import structlog
+
 from imgstored.layers.entries import PieceReader, entries
-from imgstored.layers.tree import Applied, apply
+from imgstored.layers.tree import apply
 
 if TYPE_CHECKING:
     from imgstored.pools.base import Blocks, Room
 
+log = structlog.get_logger(__name__)
 
-def unpack_layer(blocks: Blocks, root: int, room: Room) -> Applied:
-    """Applies all of an uncompressed layer to the tree of which the folder `root` is the root.
 
-    Devices are left out. Raises `LayerError`, `NoSpaceError`, `OSError`, and what `blocks` raises.
+def unpack_layer(uuid: str, blocks: Blocks, root: int, room: Room) -> None:
+    """Applies all of an image's uncompressed layer to the tree of which the folder `root` is the root.
+
+    Devices are left out, and attributes that a file cannot have here; the log says so. Raises `LayerError`,
+    `NoSpaceError`, `OSError`, and what `blocks` raises.
     """
     layer = PieceReader(blocks)
     taken = _Taken(room)
@@ -23,7 +28,13 @@ def unpack_layer(blocks: Blocks, root: int, room: Room) -> Applied:
     finally:
         taken.spent()
     layer.drain()
-    return applied
+    if applied.devices or applied.attributes:
+        log.info(
+            "left out what an image of this host cannot have",
+            uuid=uuid,
+            devices=applied.devices,
+            attributes=applied.attributes,
+        )
 
 
 class _Taken:

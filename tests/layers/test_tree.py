@@ -375,6 +375,24 @@ def test_an_attribute_that_is_none_is_left_out(root: Path, name: str) -> None:
     assert apply(root, (info, data)).attributes == 1
 
 
+def test_an_attribute_that_is_too_large_here(root: Path) -> None:
+    """ext4 has a block for all attributes of a file, and says ENOSPC beyond it."""
+    headers = {f"SCHILY.xattr.user.{name}": name * 40_000 for name in "ab"}
+    applied = apply(root, file("f", b"whole", pax_headers=headers))
+    assert len(os.listxattr(root / "f")) + applied.attributes == 2
+    assert (root / "f").read_bytes() == b"whole"
+
+
+def test_an_attribute_for_which_there_is_no_room(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tree, "_LARGEST_ATTRIBUTE", 1 << 80)
+    monkeypatch.setattr(os, "setxattr", full)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        apply(root, file("f", pax_headers={"SCHILY.xattr.user.a": "1"}))
+
+
 def test_a_file_that_this_system_cannot_have(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as too many links: the image is at fault, and not the pool."""
 

@@ -8,6 +8,7 @@ import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 
 from imgstored.errors import (
     ImageHasDependentClonesError,
@@ -124,6 +125,16 @@ class LayerContract:
             assert (checked.damaged, checked.changed) == (None, None)
         with pools.tree(INCREMENTAL) as tree:
             assert set(listing(tree)) == {"late", "named", "x"}
+
+    def test_what_no_image_of_this_host_has_is_left_out_and_told(self, pool: Pool, pools: Pools) -> None:
+        device = (member("dev/null", tarfile.CHRTYPE, devmajor=1, devminor=3), b"")
+        odd = file("odd", b"x", pax_headers={"SCHILY.xattr.trusted.overlay.opaque": "y"})
+        with structlog.testing.capture_logs() as logged:
+            install(pool, BASE, [device, odd])
+        with pools.tree(BASE) as tree:
+            assert set(listing(tree)) == {"dev", "odd"}
+        [told] = [each for each in logged if "left out" in each["event"]]
+        assert (told["uuid"], told["devices"], told["attributes"]) == (BASE, 1, 1)
 
     def test_an_empty_layer(self, pool: Pool, pools: Pools) -> None:
         install(pool, BASE, [])

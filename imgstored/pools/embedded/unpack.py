@@ -51,7 +51,7 @@ class Unpack(Struct, frozen=True):
                 below = stack.enter_context(self.root.folder(self.origin.uuid))
                 source = stack.enter_context(below.folder(TREE))
                 copy_tree(source.fd, tree.fd, self.room)
-            unpack_layer(blocks, tree.fd, self.room)
+            unpack_layer(self.uuid, blocks, tree.fd, self.room)
             note = self._note(tree)
             write_image(folder, note)
         return note

@@ -9,7 +9,6 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-import structlog
 from msgspec import Struct
 
 from imgstored.errors import NoSpaceError, PoolError
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from imgstored.pools.base import Blocks, PoolImage, Room
     from imgstored.pools.zfs.lzc import Lzc
 
-log = structlog.get_logger(__name__)
 
 #: Where in the dataset the files of the image are.
 ROOT: Final = "root"
@@ -52,14 +50,7 @@ class Unpack(Struct, frozen=True):
             self._pool_errors(),
             _root(folder, new=base is None) as root,
         ):
-            applied = unpack_layer(blocks, root, self.room)
-        if applied.devices or applied.attributes:
-            log.info(
-                "left out what an image of this host cannot have",
-                uuid=self.uuid,
-                devices=applied.devices,
-                attributes=applied.attributes,
-            )
+            unpack_layer(self.uuid, blocks, root, self.room)
         self.lzc.snapshot([self._name + FINAL], self._doing, {})
         partial = dataset(self.lzc, self._name, self._doing)
         if partial is None or partial.guid is None:
