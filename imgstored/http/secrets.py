@@ -12,13 +12,15 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
 
 from imgstored.http import credentials
 from imgstored.http.location import public
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Container, Iterable, Sequence
 
     from imgstored.http.location import Location
 
@@ -37,10 +39,10 @@ SECRET_NAME: Final = re.compile(_NAME, re.IGNORECASE)
 #: Secrets that are remembered beside those of settings: of URLs that clients and servers named.
 _MOST_LEARNED: Final = 48
 
-#: Characters of a text. A longer one with something like a secret in it is hidden as a whole.
-_MOST_LOOKED_AT: Final = 256 << 10
+#: Characters of a text, for each secret that may be in it. A longer one is hidden as a whole.
+_MOST_LOOKED_AT: Final = 64 << 10
 #: The same of all such texts of one value together: a server may send a list of nothing else.
-_MOST_IN_ALL: Final = 2 << 20
+_MOST_IN_ALL: Final = 512 << 10
 
 #: Characters. A shorter secret may be a part of a longer word, and is hidden only where it is not.
 _LONG: Final = 12
@@ -69,9 +71,9 @@ class Allowance:
     def __init__(self) -> None:
         self._left = _MOST_IN_ALL
 
-    def covers(self, text: str) -> bool:
-        """Counts a text; whether it may be looked at."""
-        self._left -= len(text)
+    def covers(self, text: str, secrets: int) -> bool:
+        """Counts a text in which so many secrets are looked for; whether it may be looked at."""
+        self._left -= len(text) * secrets
         return self._left >= 0
 
 
@@ -117,10 +119,7 @@ class KnownSecrets:
 
     def hidden(self, text: str) -> str:
         """The text without the secrets."""
-        for secret in self._known:
-            if secret.anchor in text:
-                text = secret.spelt.sub(HIDDEN, text) if len(text) <= _MOST_LOOKED_AT else HIDDEN
-        return text
+        return _without(self._suspected(text), text)
 
     def hidden_in(self, value: Any, keep: Container[str] = (), *, allowance: Allowance | None = None) -> Any:
         """The same of all texts in a value of lists and maps. Texts of `keep`, and `Disclosed`, stay."""
@@ -131,9 +130,10 @@ class KnownSecrets:
                 case Disclosed():
                     return each
                 case str():
-                    if each in keep or not self._suspects(each):
+                    suspected = () if each in keep else self._suspected(each)
+                    if not suspected:
                         return each
-                    return self.hidden(each) if allowed.covers(each) else HIDDEN
+                    return _without(suspected, each) if allowed.covers(each, len(suspected)) else HIDDEN
                 case Mapping():
                     return {walk(key): walk(inner) for key, inner in each.items()}
                 case list() | tuple():
@@ -146,8 +146,9 @@ class KnownSecrets:
         """True if encoded data may have a secret. Fast; False is sure."""
         return any(anchor in data for anchor in self._anchors)
 
-    def _suspects(self, text: str) -> bool:
-        return any(secret.anchor in text for secret in self._known)
+    def _suspected(self, text: str) -> list[_Secret]:
+        """The secrets that may be in a text."""
+        return [secret for secret in self._known if secret.anchor in text]
 
     def _remember(self, secrets: Iterable[str]) -> None:
         for secret in secrets:
@@ -161,58 +162,109 @@ class KnownSecrets:
         texts = set(self._learned).union(*self._settings.values())
         before = {secret.text: secret for secret in self._known}
         longest_first = sorted(texts, key=lambda text: (-len(text), text))
-        self._known = tuple(before.get(text) or _secret(text) for text in longest_first)
+        self._known = tuple(before.get(text) or _Secret(text) for text in longest_first)
         self._anchors = tuple({secret.anchor.encode("utf-8", "surrogatepass") for secret in self._known})
 
 
-class _Secret(NamedTuple):
-    """`anchor` is a part that all spellings have, `spelt` matches any of them."""
+class _Secret:
+    """`anchor` is a part that all spellings have."""
 
-    text: str
-    anchor: str
-    spelt: re.Pattern[str]
+    def __init__(self, text: str) -> None:
+        core, self._more = _core(text)
+        self.text = text
+        self.anchor = max(_RUN.findall(core), key=len, default="")
+        # Of a few signs, however else they may be spelt, what is looked for would be found everywhere.
+        self._core = core if len(self.anchor) >= _ENOUGH else ""
+        self.anchor = self.anchor if self._core else text
+
+    @cached_property
+    def spelt(self) -> re.Pattern[str]:
+        """Matches any spelling. It is made once it is needed: that takes milliseconds."""
+        if not self._core:
+            return re.compile(re.escape(self.text))
+        spelt = "".join(_spellings(part) for part in _PARTS.findall(self._core))
+        if self._more:
+            return re.compile(spelt + "(?s:.*)")
+        return re.compile(spelt if len(self._core) >= _LONG else _BEFORE + spelt + _AFTER)
 
 
-def _secret(text: str) -> _Secret:
+def _without(suspected: Sequence[_Secret], text: str) -> str:
+    if len(text) * len(suspected) > _MOST_LOOKED_AT:
+        return HIDDEN
+    for secret in suspected:
+        text = secret.spelt.sub(HIDDEN, text)
+    return text
+
+
+def _core(text: str) -> tuple[str, bool]:
+    """What is looked for, from the first letter to the last; and whether the secret has more behind it.
+
+    An expression that begins with a letter is fast, and what is around the letters says nothing. It has a
+    bound: a server that redirects makes a secret up, and must not decide how long the gate looks for it.
+    """
     runs = [found.span() for found in _RUN.finditer(text)]
-    start, stop = max(runs, key=lambda run: run[1] - run[0], default=(0, 0))
-    if stop - start < _ENOUGH:
-        # A few signs. However else they may be spelt, what is looked for would be found everywhere.
-        return _Secret(text, text, re.compile(re.escape(text)))
-    # From the first letter to the last: an expression that begins so is fast, and what is left says nothing.
-    core = text[runs[0][0] : runs[-1][1]]
-    spelt = "".join(map(_spellings, core))
-    return _Secret(
-        text, text[start:stop], re.compile(spelt if len(core) >= _LONG else _BEFORE + spelt + _AFTER)
+    if not runs:
+        return "", False
+    start, stop = runs[0][0], runs[-1][1]
+    signs = (found.start() for found in _SIGNS.finditer(text, start, stop))
+    end = min(stop, start + _MOST_CHARACTERS, next(islice(signs, _MOST_SIGNS, None), stop))
+    return text[start:end], end < stop
+
+
+#: Characters of a secret that are looked for, and signs among them. Behind them all of a text is hidden.
+_MOST_CHARACTERS: Final = 4096
+_MOST_SIGNS: Final = 64
+
+#: A secret's parts: letters and digits, what is not ASCII, backslashes, and single signs.
+_PARTS: Final = re.compile(r"[A-Za-z0-9]+|[^\x00-\x7f]+|\\+|[\x00-\x7f]")
+_SIGNS: Final = re.compile(r"[^\x00-\x7f]+|\\+|[^A-Za-z0-9]")
+
+
+def _spellings(part: str) -> str:
+    """An expression for all spellings of a part. For each place in a text there is one way to match it.
+
+    With several ways, a text that is nearly the secret would take as many tries as there are combinations.
+    """
+    if part.isascii() and part.isalnum():
+        return part
+    if not part.isascii():
+        return _FOREIGN
+    code, byte = ord(part[0]), _hexadecimal(ord(part[0]), 2)
+    coded = (
+        rf"%(?:25){{0,4}}{byte}"
+        rf"|&(?:amp;){{0,3}}(?:\#0{{0,6}}{code}|\#[xX]0{{0,6}}{_hexadecimal(code, 1)}{_named(part[0])});"
     )
+    escaped = rf"x{byte}|u00{byte}|U000000{byte}"
+    if part[0] == "\\":
+        count = len(part)
+        # Each nesting doubles them.
+        return rf"(?:(?:\\++(?:{escaped})){{{count}}}|\\++|(?:{coded}){{{count}}})"
+    escaped += "".join(f"|{letter}" for letter in _ESCAPES.get(part, ""))
+    literal = "[ +]" if part == " " else re.escape(part)
+    # The backslashes in front of a sign belong to its spelling.
+    return rf"\\{{0,8}}+(?:{literal}|(?<=\\)(?:{escaped})|{coded})"
 
 
-def _spellings(character: str) -> str:
-    """A regular expression of all spellings of one character. What it repeats is bounded, and so its time."""
-    if character.isascii() and character.isalnum():
-        return character
-    code, data = ord(character), character.encode(errors="replace")
-    spelt = [re.escape(character), *([r"\+"] if character == " " else [])]
-    for each in {data, character.encode("latin-1", errors="ignore")} - {b""}:
-        spelt.append("(?i:" + "".join(f"%(?:25){{0,4}}{byte:02x}" for byte in each) + ")")
-        # As Python shows bytes, or text that was decoded as Latin-1.
-        spelt.append("".join(rf"(?:{re.escape(chr(byte))}|(?i:\\{{1,8}}x{byte:02x}))" for byte in each))
-    units = character.encode("utf-16-be", errors="surrogatepass").hex()
-    halves = (units[place : place + 4] for place in range(0, len(units), 4))
-    spelt.append("(?i:" + "".join(rf"\\{{1,8}}u{half}" for half in halves) + ")")
-    spelt.append(rf"(?i:\\{{1,8}}U{code:08x}|&(?:amp;){{0,3}}\#(?:0{{0,6}}{code}|x0{{0,6}}{code:x});)")
-    spelt += [rf"\\{{1,8}}{escape}" for escape in _ESCAPES.get(character, ())]
-    spelt += [rf"&(?:amp;){{0,3}}{name};" for name in _ENTITIES.get(character, ())]
-    if character == "\\":
-        return rf"(?:\\{{1,8}}|{'|'.join(spelt)})"
-    # Backslashes in front of it are a part of its spelling.
-    return rf"(?:\\{{0,8}}(?:{'|'.join(spelt)}))"
+def _hexadecimal(code: int, digits: int) -> str:
+    """Large and small letters."""
+    return "".join(f"[{each}{each.upper()}]" if each.isalpha() else each for each in f"{code:0{digits}x}")
 
+
+def _named(sign: str) -> str:
+    return "".join(f"|{name}" for name in _ENTITIES.get(sign, ()))
+
+
+#: Any characters that are not ASCII, in any spelling: as they are, as bytes of any encoding, as references.
+_FOREIGN: Final = (
+    r"(?:\\{0,8}+(?:[^\x00-\x7f]|(?<=\\)(?:x[89A-Fa-f][0-9A-Fa-f]|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}))"
+    r"|%(?:25){0,4}(?:[89A-Fa-f][0-9A-Fa-f]|3[Ff])|\?"
+    r"|&(?:amp;){0,3}(?:\#[0-9]{2,10}|\#[xX][0-9A-Fa-f]{2,8}|[A-Za-z][A-Za-z0-9]{1,31});)+"
+)
 
 #: What stands for a character behind a backslash, other than itself.
 _ESCAPES: Final = {"\n": "n", "\r": "r", "\t": "t", "\b": "b", "\f": "f"}
 
-#: Its names in HTML.
+#: Names of ASCII's signs in HTML.
 _ENTITIES: Final[Mapping[str, tuple[str, ...]]] = {
     **{chr(code): (name,) for code, name in html.entities.codepoint2name.items()},
     "'": ("apos",),

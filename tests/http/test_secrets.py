@@ -216,6 +216,41 @@ def test_a_text_that_is_made_to_take_long_does_not(secret):
         assert time.monotonic() - began < 30
 
 
+@pytest.mark.parametrize("sign", [*'-/"%&\\ +.;', "\n", "é", "»é", "%5c", "\\%5c", "é%"])
+def test_a_text_that_is_nearly_a_secret_takes_no_time(sign):
+    """A server makes the secret up, in a redirect, and quotes all of it but the end: that took for ever."""
+    count = 60 // len(sign)
+    secret = f"abc{sign}" * count + "xyz"
+    known = KnownSecrets()
+    known.configure([secret])
+    began = time.monotonic()
+    for spelt in SPELLINGS:
+        nearly = spelt(f"abc{sign}" * (count - 1))
+        assert known.hidden(f"{nearly} xyz") == f"{nearly} xyz"
+        assert "xyz" not in known.hidden(spelt(secret))
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("sign", ["é", "-", "é-"])
+def test_a_secret_of_many_signs_is_no_work(sign):
+    """The expression for one of 8 KiB had two megabytes, and took ten seconds to make."""
+    secret = f"k3y{sign}" * 2000
+    known = KnownSecrets()
+    began = time.monotonic()
+    for number in range(5):
+        known.learn([f"{secret}{number}"])
+    assert known.hidden(f"a {secret}4") == f"a {HIDDEN}", "what is behind the bound is hidden, too"
+    assert time.monotonic() - began < 5
+    assert len(known._known[0].spelt.pattern) < 50_000
+
+
+@pytest.mark.parametrize("many", [1, 40])
+def test_texts_are_looked_at_for_all_secrets_up_to_a_bound(many):
+    known = KnownSecrets()
+    known.configure([f"k3y/{number}-abc" for number in range(10, 10 + many)])
+    assert known.hidden("k3y " + "x" * 3000) == (HIDDEN if many > 21 else "k3y " + "x" * 3000)
+
+
 def test_a_long_text_with_something_like_a_secret_is_hidden_whole():
     known = KnownSecrets()
     known.configure(["k3y/abc+efg"])
@@ -231,7 +266,7 @@ def test_one_value_has_texts_like_a_secret_looked_at_up_to_a_bound():
     looked_at = known.hidden_in({"many": [text] * 5000})["many"]
     assert looked_at[0] == text
     assert looked_at[-1] == HIDDEN
-    assert 2000 < looked_at.count(text) < 2200
+    assert 500 < looked_at.count(text) < 550
 
 
 # -- what is announced ---------------------------------------------------------------------------------------
