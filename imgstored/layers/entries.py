@@ -188,6 +188,8 @@ class _Reader(io.RawIOBase):
 
             @classmethod
             def fromtarfile(cls, tarfile: TarFile) -> Self:
+                # Global headers mean nothing in a layer, as for containerd, and tarfile would keep them all.
+                tarfile.pax_headers = {}
                 with reader.headers():
                     try:
                         return super().fromtarfile(tarfile)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from imgstored.errors import LayerError
 from imgstored.layers import entries as form
-from imgstored.layers.entries import Entry, Kind, components, entries
+from imgstored.layers.entries import Entry, Kind, PieceReader, components, entries
 from tests.support.layers import member, tar_of
 
 
@@ -144,6 +145,26 @@ def test_headers_are_bounded():
     pax = tar_of((member("a", pax_headers={"comment": "x"}), b""))[:1024]
     with pytest.raises(LayerError, match="more than 8 headers"):
         read(pax * 2000)
+
+
+def test_global_headers_mean_nothing_and_are_not_kept():
+    """As for containerd. tarfile keeps all that it has seen, up to a MiB with each entry."""
+
+    def pieces():
+        for number in range(60):
+            headers = {"path": "elsewhere", f"k{number}": "x" * (500 << 10)}
+            yield tarfile.TarInfo.create_pax_global_header(headers)
+            yield tar_of((member(f"f{number}"), b""), form=tarfile.USTAR_FORMAT)[:512]
+        yield bytes(1024)
+
+    tracemalloc.start()
+    try:
+        paths = [entry.path for entry, _ in entries(PieceReader(pieces()))]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert paths == [(b"f%d" % number,) for number in range(60)]
+    assert peak < 10 << 20
 
 
 def test_a_negative_size_ends(monkeypatch):
