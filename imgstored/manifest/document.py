@@ -54,8 +54,9 @@ _NOT_STRUCTURE = bytes(set(range(256)) - set(b"[]{},"))
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-#: A string, also one without an end, or a bracket or comma outside strings.
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\Z)|[\[\]{},]', re.DOTALL)
+#: A string, also one without an end, or a bracket or comma outside strings. It matches at each quote: if it
+#: did not, it would look through everything behind for each of those that follow.
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[\]{},]', re.DOTALL)
 
 
 _T = TypeVar("_T")

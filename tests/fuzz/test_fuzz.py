@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,61 @@ def test_inputs_made_of_seeds(name: str):
     assert seeds
     for data in inputs(seeds, COUNT, seed=20261129):
         target.run(data)
+
+
+#: Of what a long input may consist: what a grammar repeats, begins, ends or escapes.
+PIECES = [
+    *(
+        "a",
+        "a,",
+        "a=",
+        'a="',
+        '"\\',
+        "\\",
+        "\\\\",
+        " ",
+        "\t",
+        ", ",
+        "Bearer ",
+        "a b ",
+        "=",
+        '"',
+        "a=b,",
+        "-",
+        "_",
+    ),
+    *("a-", "a.", "/", ".", "[", "]", "[]", "1", "1-", "1-,", "0-0,", "%", "%25", "&", "a=b&", "?", "#", ":"),
+    *("@", "a:", "a@", "http://", "\n", "a\n", "\r\n", "a: b\r\n", "\xe9", "\xff", "\x00", "\x80", "\x91"),
+    *("\xdf", 'W/"', "{", "}", "[[", '{"a":', "0", "1e", '"",', "{},", "'", "&amp;", "0\r\n", "1\r\na\r\n"),
+]
+
+#: Bytes of such an input.
+LONG = 6000
+
+#: Without those whose inputs say how often a part is repeated; and without root's own configuration: tomllib
+#: takes the square of the parts of one key.
+OF_TEXT = sorted(TARGETS.keys() - {"stream", "volume", "rewriter", "writer", "layer", "configuration"})
+
+
+@pytest.mark.parametrize("name", OF_TEXT)
+def test_time_grows_as_the_input_does(name: str):
+    """What takes the square of an input's size lets a server, or a client, stop the daemon."""
+    target = TARGETS[name]
+
+    def seconds(data: bytes) -> float:
+        began = time.process_time()
+        target.run(data)
+        return time.process_time() - began
+
+    beginnings = [b"", b"[", b"\0[", *(seed[:40] for seed in target.seeds()[:2])]
+    for piece, beginning, end in product(PIECES, beginnings, (b"", b"!")):
+        part = piece.encode("latin-1")
+        part *= LONG // len(part)
+        took = seconds(beginning + part + end)
+        if took > 0.05:
+            # It takes four times as long, or sixteen times.
+            longer = seconds(beginning + 4 * part + end)
+            assert longer < max(1, 10 * took), (piece, beginning, end, took, longer)
 
 
 def test_what_was_found():
