@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import struct
 import sys
 import tracemalloc
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -372,6 +374,21 @@ def test_gzip_flags_that_are_reserved(accelerated: bool, size: int, before: byte
     member[3] |= 0x20
     with pytest.raises(UncompressionError):
         decode(pieces_of(before + bytes(member), size), accelerated=accelerated)
+
+
+@pytest.mark.parametrize("before", [b"", gzip.compress(SMALL)], ids=["first", "second"])
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_the_checksum_of_a_gzip_header(accelerated: bool, size: int, before: bytes) -> None:
+    """ISA-L passes over it."""
+    member = gzip.compress(SMALL)
+    head = member[:3] + b"\x02" + member[4:10]
+    checksum = zlib.crc32(head) & 0xFFFF
+    whole, damaged = (
+        before + head + struct.pack("<H", each) + member[10:] for each in (checksum, checksum ^ 1)
+    )
+    assert decode(pieces_of(whole, size), accelerated=accelerated) == (SMALL * 2 if before else SMALL)
+    with pytest.raises(UncompressionError):
+        decode(pieces_of(damaged, size), accelerated=accelerated)
 
 
 def test_gzip_without_isal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,18 +13,20 @@ if TYPE_CHECKING:
 
 #: 16 for a gzip header and trailer, 15 for windows up to 32 KiB (zlib.h, inflateInit2).
 _GZIP = 16 + 15
-#: Where a member's header has its flags, and those that nothing may set (RFC 1952, 2.3.1.2).
+#: Where a member's header has its flags, and two kinds of them: the header ends with its checksum, and what
+#: nothing may set (RFC 1952, 2.3.1.2).
 _FLAGS_AT: Final = 3
+_HEADER_CRC: Final = 0x02
 _RESERVED: Final = 0xE0
 
 
 class Inflate:
-    """One gzip member, decoded by an object like `zlib.decompressobj`; `error` is what that raises."""
+    """One gzip member, decoded by an object like `zlib.decompressobj`. It raises `zlib.error`, too."""
 
-    def __init__(self, inflater: Any, error: type[Exception]) -> None:
+    def __init__(self, inflater: Any) -> None:
         self._inflater = inflater
-        self._error = error
-        self._taken = 0
+        self._head = b""
+        self._is_read = False
         self._rest: bytes | memoryview = b""
         self._filled = False
 
@@ -46,19 +48,26 @@ class Inflate:
 
     def decompress(self, data: bytes | memoryview, /, max_length: int) -> bytes:
         """As `Decoder.decompress`."""
-        if self._taken <= _FLAGS_AT:
-            self._check_flags(data)
+        if not self._is_read:
+            data = self._past_flags(data)
         decoded: bytes = self._inflater.decompress(self._rest or data, max_length)
         self._rest = self._inflater.unconsumed_tail
         self._filled = len(decoded) == max_length
         return decoded
 
-    def _check_flags(self, data: bytes | memoryview) -> None:
-        """Refuses what is reserved, as zlib does: ISA-L takes it."""
-        at = _FLAGS_AT - self._taken
-        self._taken += len(data)
-        if at < len(data) and data[at] & _RESERVED:
-            raise self._error("its header has flags that RFC 1952 reserves")
+    def _past_flags(self, data: bytes | memoryview) -> bytes | memoryview:
+        """What is to be decoded now. ISA-L takes reserved flags, and a wrong checksum of a header."""
+        at = _FLAGS_AT - len(self._head)
+        if at >= len(data):
+            self._head += data
+            return data
+        self._is_read = True
+        if data[at] & _RESERVED:
+            raise zlib.error("its header has flags that RFC 1952 reserves")
+        if data[at] & _HEADER_CRC:
+            self._inflater = zlib.decompressobj(wbits=_GZIP)
+            return b"".join((self._head, data))
+        return data
 
 
 def gzip_format(*, accelerated: bool) -> Format:
@@ -67,8 +76,8 @@ def gzip_format(*, accelerated: bool) -> Format:
     return Format(
         name="gzip",
         begins=lambda head: GZIP_MAGIC.startswith(head[:3]),
-        decoder=lambda: Inflate(decompressobj(wbits=_GZIP), error),
-        errors=(error,),
+        decoder=lambda: Inflate(decompressobj(wbits=_GZIP)),
+        errors=(error, zlib.error),
         padding=1,
         padding_ends=True,
     )
