@@ -145,8 +145,8 @@ def test_wide_shows_more(host: FakeDaemon, imgctl: Command):
         "ZPOOL", "STATE", "SIZE", "CLONES", "SOURCE",
     ]  # fmt: skip
     lines = imgctl("jobs", "-o", "wide").stdout.splitlines()
-    assert lines[0].split()[-5:] == ["LEFT", "LIMITS", "CONNECTIONS", "STARTED", "SOURCE"]
-    assert lines[1].split()[-5:] == ["1m23s", "network", "8", "2025-06-15T15:06:40Z", URL]
+    assert lines[0].split()[-6:] == ["LEFT", "LIMITS", "CONNECTIONS", "STARTED", "SOURCE", "ERROR"]
+    assert lines[1].split()[-6:] == ["1m23s", "network", "8", "2025-06-15T15:06:40Z", URL, "-"]
 
 
 @pytest.mark.parametrize("line", ["sources -o uuid", f"get -o csv {U}", f"show -o wide {U}", "status -o x"])

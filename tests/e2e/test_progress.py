@@ -161,7 +161,7 @@ def test_imgadm_counts_bytes_as_before(served, gate, tmp_path):
         with Terminal(command, environment, size=(24, 100)) as shown:
             shown.wait_for("Download 1 image:")
             until(lambda: any(job["done"] >= size // 2 for job in jobs(daemon)))
-            shown.read_for(0.5)
+            until(lambda: shown.read_for(0.1) or re.search(rb" (49|50)%", shown.shown))
             shown.type("\x03")
             assert shown.end() == 130
     drawn = [line for line in lines(shown.shown) if "%" in line]
