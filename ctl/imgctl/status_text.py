@@ -42,8 +42,10 @@ _FAILURE_COLUMNS = ["when", "action", "uuid", "name", "message"]
 #: Characters of an image's name and version, and of an error, that are shown.
 _MAX_NAME, _MAX_MESSAGE = 32, 160
 
-#: Warnings of the log that are shown, and reasons why imports wait.
+#: Warnings of the log that are shown.
 _WARNINGS = 5
+
+#: Imports that wait, of which the reason is shown.
 _MAX_REASONS = 3
 
 #: Digits of a uuid that there is room for; where more are alike, the names tell the images apart.

@@ -214,7 +214,7 @@ _WORDS: Final = {
     "int": "an integer",
     "float": "a number",
     "str": "text",
-    "bool": "true or false",
+    "bool": "a boolean",
     "object": "a table",
     "array": "a list",
 }

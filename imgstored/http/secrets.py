@@ -49,9 +49,19 @@ _LONG: Final = 12
 #: What may be between two words: the end of an escape looks like a letter or a digit.
 _BEFORE: Final = (
     r"(?:(?<![A-Za-z0-9])|(?<=%[0-9A-Fa-f]{2})|(?<=%25[0-9A-Fa-f]{2})|(?<=%2525[0-9A-Fa-f]{2})"
-    r"|(?<=\\[abefnrtv])|(?<=\\x[0-9A-Fa-f]{2})|(?<=\\u[0-9A-Fa-f]{4}))"
+    r"|(?<=%252525[0-9A-Fa-f]{2})|(?<=%25252525[0-9A-Fa-f]{2})|(?<=\\[abefnrtv])"
+    r"|(?<=\\x[0-9A-Fa-f]{2})|(?<=\\u[0-9A-Fa-f]{4})|(?<=\\U[0-9A-Fa-f]{8}))"
 )
 _AFTER: Final = r"(?![A-Za-z0-9])"
+
+#: How any spelling of a character ends, and begins, that is not ASCII.
+_FOREIGN_BEFORE: Final = (
+    r"(?:(?<=[^\x00-\x7f])|(?<=[;?])|(?<=%[0-9A-Fa-f]{2})|(?<=\\x[0-9A-Fa-f]{2})"
+    r"|(?<=%25[0-9A-Fa-f]{2})|(?<=%2525[0-9A-Fa-f]{2})|(?<=%252525[0-9A-Fa-f]{2})"
+    r"|(?<=%25252525[0-9A-Fa-f]{2})"
+    r"|(?<=\\u[0-9A-Fa-f]{4})|(?<=\\U[0-9A-Fa-f]{8}))"
+)
+_FOREIGN_BEHIND: Final = r"(?=[%\\&?]|[^\x00-\x7f]|(?<=\\)[xuU])"
 
 #: Letters and digits: no encoder changes these.
 _RUN: Final = re.compile(r"[A-Za-z0-9]+")
@@ -170,12 +180,13 @@ class _Secret:
     """`anchor` is a part that all spellings have."""
 
     def __init__(self, text: str) -> None:
-        core, self._more = _core(text)
         self.text = text
-        self.anchor = max(_RUN.findall(core), key=len, default="")
+        self._core, self._before, self._after, self.is_whole = _core(text)
+        self.anchor = max(_RUN.findall(self._core), key=len, default="")
         # Of a few signs, however else they may be spelt, what is looked for would be found everywhere.
-        self._core = core if len(self.anchor) >= _ENOUGH else ""
-        self.anchor = self.anchor if self._core else text
+        if len(self.anchor) < _ENOUGH:
+            self._core, self._before, self._after, self.is_whole = "", "", "", True
+            self.anchor = text
 
     @cached_property
     def spelt(self) -> re.Pattern[str]:
@@ -183,41 +194,64 @@ class _Secret:
         if not self._core:
             return re.compile(re.escape(self.text))
         spelt = "".join(_spellings(part) for part in _PARTS.findall(self._core))
-        if self._more:
-            return re.compile(spelt + "(?s:.*)")
-        return re.compile(spelt if len(self._core) >= _LONG else _BEFORE + spelt + _AFTER)
+        return re.compile(self._before + spelt + self._after)
 
 
 def _without(suspected: Sequence[_Secret], text: str) -> str:
     if len(text) * len(suspected) > _MOST_LOOKED_AT:
         return HIDDEN
     for secret in suspected:
-        text = secret.spelt.sub(HIDDEN, text)
+        if secret.is_whole:
+            text = secret.spelt.sub(HIDDEN, text)
+        else:
+            text = text.replace(secret.text, HIDDEN)
+            if secret.spelt.search(text):
+                return HIDDEN
     return text
 
 
-def _core(text: str) -> tuple[str, bool]:
-    """What is looked for, from the first letter to the last; and whether the secret has more behind it.
+def _core(text: str) -> tuple[str, str, str, bool]:
+    """What is looked for, what has to be before and behind it, and whether that is all that has letters.
 
-    An expression that begins with a letter is fast, and what is around the letters says nothing. It has a
-    bound: a server that redirects makes a secret up, and must not decide how long the gate looks for it.
+    An expression that begins with a letter is fast, and what is around the letters says nothing. It is ASCII:
+    other characters have too many spellings to tell them from signs. And it has a bound: a server that
+    redirects makes a secret up, and must not decide how long the gate looks for it.
     """
-    runs = [found.span() for found in _RUN.finditer(text)]
-    if not runs:
-        return "", False
+    segment = max(_ASCII.finditer(text), key=lambda found: _longest_run(found[0]), default=None)
+    runs = [] if segment is None else [found.span() for found in _RUN.finditer(text, *segment.span())]
+    if segment is None or not runs:
+        return "", "", "", True
     start, stop = runs[0][0], runs[-1][1]
-    signs = (found.start() for found in _SIGNS.finditer(text, start, stop))
-    end = min(stop, start + _MOST_CHARACTERS, next(islice(signs, _MOST_SIGNS, None), stop))
-    return text[start:end], end < stop
+    is_whole = len(segment[0]) == len(text)
+    if stop - start > _MOST_CHARACTERS or len(_SIGN.findall(text, start, stop)) > _MOST_SIGNS:
+        start = max(runs, key=lambda run: run[1] - run[0])[0]
+        signs = (found.start() for found in _SIGN.finditer(text, start, stop))
+        stop = min(stop, start + _MOST_CHARACTERS, next(islice(signs, _MOST_SIGNS, None), stop))
+        is_whole = False
+    elif stop - start < _LONG and not is_whole:
+        # A word alone is in many texts: with it comes a character that is not ASCII.
+        is_short = len(text) < _LONG
+        if segment.end() < len(text):
+            return text[start : segment.end()], _BEFORE * is_short, _FOREIGN_BEHIND, False
+        return text[segment.start() : stop], _FOREIGN_BEFORE, _AFTER * is_short, False
+    if stop - start < _LONG:
+        return text[start:stop], _BEFORE, _AFTER, is_whole
+    return text[start:stop], "", "", is_whole
 
 
-#: Characters of a secret that are looked for, and signs among them. Behind them all of a text is hidden.
+def _longest_run(text: str) -> int:
+    return max(map(len, _RUN.findall(text)), default=0)
+
+
+#: Characters of a secret that are looked for, and signs among them. Where a secret has more, a text that has
+#: these is hidden as a whole.
 _MOST_CHARACTERS: Final = 4096
 _MOST_SIGNS: Final = 64
 
-#: A secret's parts: letters and digits, what is not ASCII, backslashes, and single signs.
-_PARTS: Final = re.compile(r"[A-Za-z0-9]+|[^\x00-\x7f]+|\\+|[\x00-\x7f]")
-_SIGNS: Final = re.compile(r"[^\x00-\x7f]+|\\+|[^A-Za-z0-9]")
+_ASCII: Final = re.compile(r"[\x00-\x7f]+")
+_SIGN: Final = re.compile(r"[^A-Za-z0-9]")
+#: The parts of what is looked for: letters and digits, backslashes, and single signs.
+_PARTS: Final = re.compile(r"[A-Za-z0-9]+|\\+|(?s:.)")
 
 
 def _spellings(part: str) -> str:
@@ -225,15 +259,11 @@ def _spellings(part: str) -> str:
 
     With several ways, a text that is nearly the secret would take as many tries as there are combinations.
     """
-    if part.isascii() and part.isalnum():
+    if part.isalnum():
         return part
-    if not part.isascii():
-        return _FOREIGN
     code, byte = ord(part[0]), _hexadecimal(ord(part[0]), 2)
-    coded = (
-        rf"%(?:25){{0,4}}{byte}"
-        rf"|&(?:amp;){{0,3}}(?:\#0{{0,6}}{code}|\#[xX]0{{0,6}}{_hexadecimal(code, 1)}{_named(part[0])});"
-    )
+    number = rf"\#0{{0,6}}{code}|\#[xX]0{{0,6}}{_hexadecimal(code, 1)}"
+    coded = rf"%(?:25){{0,4}}{byte}|&(?:[Aa][Mm][Pp];){{0,3}}(?:{number}{_named(part[0])});"
     escaped = rf"x{byte}|u00{byte}|U000000{byte}"
     if part[0] == "\\":
         count = len(part)
@@ -242,7 +272,7 @@ def _spellings(part: str) -> str:
     escaped += "".join(f"|{letter}" for letter in _ESCAPES.get(part, ""))
     literal = "[ +]" if part == " " else re.escape(part)
     # The backslashes in front of a sign belong to its spelling.
-    return rf"\\{{0,8}}+(?:{literal}|(?<=\\)(?:{escaped})|{coded})"
+    return rf"\\{{0,64}}+(?:{literal}|(?<=\\)(?:{escaped})|{coded})"
 
 
 def _hexadecimal(code: int, digits: int) -> str:
@@ -253,13 +283,6 @@ def _hexadecimal(code: int, digits: int) -> str:
 def _named(sign: str) -> str:
     return "".join(f"|{name}" for name in _ENTITIES.get(sign, ()))
 
-
-#: Any characters that are not ASCII, in any spelling: as they are, as bytes of any encoding, as references.
-_FOREIGN: Final = (
-    r"(?:\\{0,8}+(?:[^\x00-\x7f]|(?<=\\)(?:x[89A-Fa-f][0-9A-Fa-f]|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}))"
-    r"|%(?:25){0,4}(?:[89A-Fa-f][0-9A-Fa-f]|3[Ff])|\?"
-    r"|&(?:amp;){0,3}(?:\#[0-9]{2,10}|\#[xX][0-9A-Fa-f]{2,8}|[A-Za-z][A-Za-z0-9]{1,31});)+"
-)
 
 #: What stands for a character behind a backslash, other than itself.
 _ESCAPES: Final = {"\n": "n", "\r": "r", "\t": "t", "\b": "b", "\f": "f"}

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 #: 16 for a gzip header and trailer, 15 for windows up to 32 KiB (zlib.h, inflateInit2).
 _GZIP = 16 + 15
-#: Where a member's header has its flags, and two kinds of them: the header ends with its checksum, and what
-#: nothing may set (RFC 1952, 2.3.1.2).
+#: Where a member's header has its flags; the flag for a checksum of the header; and those that nothing may
+#: set (RFC 1952, 2.3.1.2).
 _FLAGS_AT: Final = 3
 _HEADER_CRC: Final = 0x02
 _RESERVED: Final = 0xE0
@@ -56,7 +56,11 @@ class Inflate:
         return decoded
 
     def _past_flags(self, data: bytes | memoryview) -> bytes | memoryview:
-        """What is to be decoded now. ISA-L takes reserved flags, and a wrong checksum of a header."""
+        """Checks the flags once they are there, and returns what is to be decoded now.
+
+        ISA-L takes reserved flags, and passes over the checksum of a header: such a member is zlib's, which
+        gets it from its beginning.
+        """
         at = _FLAGS_AT - len(self._head)
         if at >= len(data):
             self._head += data
