@@ -113,8 +113,7 @@ def top_lines(status: StatusDocument, now: float, screen: Screen | None = None) 
     count = _digits(jobs)
     rows = [{**_import_row(job), "image": str(job.get("uuid"))[:count]} for job in _busy_first(jobs)]
     first, *rest = table(rows, _TOP_COLUMNS, screen=screen, drop=_TOP_DROP)
-    reasons = [line for text in _reasons(jobs) for line in _wrapped(Line(text), screen)]
-    return [*lines, Line(first, "columns"), *map(Line, rest), *reasons]
+    return [*lines, Line(first, "columns"), *map(Line, rest), *_reasons(jobs, screen)]
 
 
 def away_lines(notice: str, screen: Screen | None = None) -> list[Line]:
@@ -163,11 +162,11 @@ def _imports(status: StatusDocument, screen: Screen | None) -> list[str]:
     waiting = status.get("waiting") or 0
     title = f"{_count(len(jobs), 'import')} under way" + (f", {waiting} of them waiting" if waiting else "")
     rows = [_import_row(job) for job in _busy_first(jobs)]
-    reasons = [line.text for text in _reasons(jobs) for line in _wrapped(Line(text), screen)]
+    reasons = [line.text for line in _reasons(jobs, screen)]
     return [title, *table(rows, _IMPORT_COLUMNS, screen=screen, drop=_IMPORT_DROP), *reasons]
 
 
-def _reasons(jobs: Sequence[JobDocument]) -> list[str]:
+def _reasons(jobs: Sequence[JobDocument], screen: Screen | None) -> list[Line]:
     """Why imports of an earlier daemon wait, a sentence each."""
     waiting = _bad(jobs)
     said = [
@@ -175,7 +174,8 @@ def _reasons(jobs: Sequence[JobDocument]) -> list[str]:
         for job in waiting[:_MAX_REASONS]
     ]
     more = len(waiting) - len(said)
-    return [printable(text) for text in said] + ([f"  and {more} more (`imgctl jobs -j`)"] if more else [])
+    said += [f"  and {more} more (`imgctl jobs -j`)"] if more else []
+    return [line for text in said for line in _wrapped(Line(printable(text)), screen)]
 
 
 def serving_lines(status: StatusDocument) -> list[str]:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from imgstored.pools.base import Blocks, PoolImage, Room
     from imgstored.pools.zfs.lzc import Lzc
 
-
 #: Where in the dataset the files of the image are.
 ROOT: Final = "root"
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
