@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from imgstored.http import credentials
 from imgstored.http.location import public
@@ -52,7 +52,7 @@ _BEFORE: Final = (
     r"|(?<=%252525[0-9A-Fa-f]{2})|(?<=%25252525[0-9A-Fa-f]{2})|(?<=\\[abefnrtv])"
     r"|(?<=\\x[0-9A-Fa-f]{2})|(?<=\\u[0-9A-Fa-f]{4})|(?<=\\U[0-9A-Fa-f]{8}))"
 )
-_AFTER: Final = r"(?![A-Za-z0-9])"
+_BEHIND: Final = r"(?![A-Za-z0-9])"
 
 #: How any spelling of a character ends, and begins, that is not ASCII.
 _FOREIGN_BEFORE: Final = (
@@ -180,21 +180,31 @@ class _Secret:
     """`anchor` is a part that all spellings have."""
 
     def __init__(self, text: str) -> None:
-        self.text = text
-        self._core, self._before, self._after, self.is_whole = _core(text)
-        self.anchor = max(_RUN.findall(self._core), key=len, default="")
+        core = _core(text)
+        anchor = max(_RUN.findall(core.text), key=len, default="")
         # Of a few signs, however else they may be spelt, what is looked for would be found everywhere.
-        if len(self.anchor) < _ENOUGH:
-            self._core, self._before, self._after, self.is_whole = "", "", "", True
-            self.anchor = text
+        self._core = core if len(anchor) >= _ENOUGH else None
+        self.anchor = text if self._core is None else anchor
+        self.is_whole = self._core is None or core.is_whole
+        self.text = text
 
     @cached_property
     def spelt(self) -> re.Pattern[str]:
         """Matches any spelling. It is made once it is needed: that takes milliseconds."""
-        if not self._core:
+        core = self._core
+        if core is None:
             return re.compile(re.escape(self.text))
-        spelt = "".join(_spellings(part) for part in _PARTS.findall(self._core))
-        return re.compile(self._before + spelt + self._after)
+        spelt = "".join(_spellings(part) for part in _PARTS.findall(core.text))
+        return re.compile(core.before + spelt + core.behind)
+
+
+class _Core(NamedTuple):
+    """The part of a secret that is looked for, and expressions of what has to be around it."""
+
+    text: str
+    before: str
+    behind: str
+    is_whole: bool  #: all of the secret that has letters
 
 
 def _without(suspected: Sequence[_Secret], text: str) -> str:
@@ -210,8 +220,8 @@ def _without(suspected: Sequence[_Secret], text: str) -> str:
     return text
 
 
-def _core(text: str) -> tuple[str, str, str, bool]:
-    """What is looked for, what has to be before and behind it, and whether that is all that has letters.
+def _core(text: str) -> _Core:
+    """The part of a secret that is looked for.
 
     An expression that begins with a letter is fast, and what is around the letters says nothing. It is ASCII:
     other characters have too many spellings to tell them from signs. And it has a bound: a server that
@@ -220,7 +230,7 @@ def _core(text: str) -> tuple[str, str, str, bool]:
     segment = max(_ASCII.finditer(text), key=lambda found: _longest_run(found[0]), default=None)
     runs = [] if segment is None else [found.span() for found in _RUN.finditer(text, *segment.span())]
     if segment is None or not runs:
-        return "", "", "", True
+        return _Core("", "", "", is_whole=True)
     start, stop = runs[0][0], runs[-1][1]
     is_whole = len(segment[0]) == len(text)
     if stop - start > _MOST_CHARACTERS or len(_SIGN.findall(text, start, stop)) > _MOST_SIGNS:
@@ -232,11 +242,11 @@ def _core(text: str) -> tuple[str, str, str, bool]:
         # A word alone is in many texts: with it comes a character that is not ASCII.
         is_short = len(text) < _LONG
         if segment.end() < len(text):
-            return text[start : segment.end()], _BEFORE * is_short, _FOREIGN_BEHIND, False
-        return text[segment.start() : stop], _FOREIGN_BEFORE, _AFTER * is_short, False
+            return _Core(text[start : segment.end()], _BEFORE * is_short, _FOREIGN_BEHIND, is_whole)
+        return _Core(text[segment.start() : stop], _FOREIGN_BEFORE, _BEHIND * is_short, is_whole)
     if stop - start < _LONG:
-        return text[start:stop], _BEFORE, _AFTER, is_whole
-    return text[start:stop], "", "", is_whole
+        return _Core(text[start:stop], _BEFORE, _BEHIND, is_whole)
+    return _Core(text[start:stop], "", "", is_whole)
 
 
 def _longest_run(text: str) -> int:
