@@ -70,7 +70,7 @@ class FetchError(DownloadError):
         return self._copy(self.message, ranges=False)
 
     def _copy(self, message: str, ranges: bool) -> FetchError:
-        return FetchError(
+        copied = FetchError(
             message,
             hint=self.hint,
             lasting=self.lasting,
@@ -79,6 +79,8 @@ class FetchError(DownloadError):
             retry_after=self.retry_after,
             data=self.data,
         )
+        copied.__cause__ = self.__cause__ or self.__context__
+        return copied
 
 
 class RangeReply(Struct, frozen=True):

@@ -103,7 +103,9 @@ def _for_reader(error: BaseException) -> ImgstoreError:
         return error
     if group.split(trio.Cancelled)[1] is None:
         return CancelledError("the download was cancelled")
-    return InternalError("the download ended unexpectedly", hint="the daemon's log says why")
+    internal = InternalError("the download ended unexpectedly", hint="the daemon's log says why")
+    internal.__cause__ = error
+    return internal
 
 
 class Download:
@@ -363,7 +365,9 @@ class Download:
         except EnoughError:
             request.connection.close()
         except ClientError as error:
-            return FetchError(error.message, hint=error.hint, lasting=True)
+            refused = FetchError(error.message, hint=error.hint, lasting=True)
+            refused.__cause__ = error
+            return refused
         except FetchError as error:
             # Where no Range header was sent, it is not the reason.
             return error if request.ask.plain or not plain else error.without_ranges()
@@ -473,7 +477,7 @@ class Download:
         return frozenset([request.ask.index] if start == stop else [])
 
     def _failed(self, request: RangeRequest, fault: FetchError, now: float) -> None:
-        request.mirror.facts = fault.data
+        request.mirror.failure = fault
         refused = self._plan.mirrors[request.ask.mirror].proven and fault.lasting and not fault.other_size
         request.mirror.hint = _REFUSED_LATER if refused else fault.hint
         rests = self._plan.failed(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -17,7 +17,7 @@ from imgstored.transfer.spool import DifferentError
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from imgstored.http.ranges import RangeConnection
     from imgstored.transfer.parts import PartsConnection
@@ -52,7 +52,7 @@ class Mirror:
 
     location: Location
     fetched: int = 0  #: bytes of the file that came from it in this run; may be read from any thread
-    facts: Mapping[str, Any] = field(default_factory=dict)  #: of its last failure, for programs
+    failure: FetchError | None = None  #: of its last request that failed
     hint: str = ""  #: what to do about its last fault, "" where only time helps
     _context: ssl.SSLContext | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -166,7 +166,13 @@ def failure(mirrors: Sequence[Mirror], faults: Sequence[str], *, kept: bool = Fa
     known = {mirror.hint for mirror in mirrors if mirror.hint}
     waiting = "what was downloaded is kept: try again" if kept else "try again later"
     hint = known.pop() if len(known) == 1 else f"{waiting}, or add another source"
+    causes = [mirror.failure for mirror in mirrors if mirror.failure is not None]
     if len(mirrors) == 1 and faults:
-        return DownloadError(faults[0], hint=hint, data=mirrors[0].facts)
-    text = "; ".join(faults) or "no source has the file"
-    return DownloadError(f"no mirror could deliver the file: {text}", hint=hint)
+        error = DownloadError(faults[0], hint=hint, data=causes[0].data if causes else None)
+    else:
+        text = "; ".join(faults) or "no source has the file"
+        error = DownloadError(f"no mirror could deliver the file: {text}", hint=hint)
+    if causes:
+        # Below them is what this host lacked, if it was that.
+        error.__cause__ = ExceptionGroup("the last failures of the mirrors", causes)
+    return error

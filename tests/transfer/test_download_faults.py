@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import random
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 from msgspec.structs import replace
 
 from imgstored.errors import DownloadError
+from imgstored.host import exhaustion
 from imgstored.http.failures import Backoff
 from imgstored.http.location import Access, Location
 from imgstored.transfer import plan
@@ -210,6 +213,25 @@ async def test_a_fault_that_stays_sends_us_to_the_next_mirror(case: Case, fault:
         await download.run()
         assert case.content == CONTENT
         assert download.mirrors[0].fetched + download.mirrors[1].fetched == SIZE
+
+
+@pytest.mark.parametrize("mirrors", [1, 2])
+async def test_what_this_host_lacks_is_known_of_the_error(
+    case: Case, mirrors: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever answers the client looks for it, and has another hint for it."""
+
+    def no_descriptor(*_: Any) -> Any:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(Download, "_resolve", no_descriptor)
+    with FaultyServer(sound) as server:
+        with pytest.raises(DownloadError, match="Too many open files") as caught:
+            await case.download(*[server] * mirrors).run()
+        assert not server.requests
+    lacks = exhaustion.behind(caught.value)
+    assert lacks is not None
+    assert lacks.hint == exhaustion.DESCRIPTORS_HINT
 
 
 async def test_a_server_that_wants_to_be_left_alone_is(case: Case) -> None:
