@@ -17,6 +17,7 @@ from tests.support.container_image import push, push_index
 from tests.support.daemon import Daemon
 from tests.support.docker_registry import DockerRegistry
 from tests.support.layers import file, listing
+from tests.support.sluice import Sluice
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,21 +113,23 @@ def test_a_tag_that_moves_on_means_the_old_image_for_an_import_under_way(
 ) -> None:
     """Killed and started again, the daemon goes on with the digest that the tag had."""
     image = push(registry, "moving", "1", [owned(file("big", random.Random(1).randbytes(30_000_000)))])
-    name = f"{registry.host}/moving:1"
 
     def killing(event: EventDocument) -> None:
         if event["event"] == "progress" and any(image["done"] for image in event["images"]):
             daemon.kill()
 
-    with daemon.client() as client, pytest.raises(NotConnectedError):
-        client.ensure(name, on_event=killing)
-    push(registry, "moving", "1", [owned(file("new"))])
-    daemon.start()
-    with daemon.client() as client:
-        deadline = time.monotonic() + 60
-        while not client.list():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    with Sluice(registry.port) as sluice:
+        sluice.hold(8 << 20)
+        with daemon.client() as client, pytest.raises(NotConnectedError):
+            client.ensure(f"127.0.0.1:{sluice.port}/moving:1", on_event=killing)
+        sluice.open()
+        push(registry, "moving", "1", [owned(file("new"))])
+        daemon.start()
+        with daemon.client() as client:
+            deadline = time.monotonic() + 60
+            while not client.list():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
     assert "big" in listing(tree_of(daemon, uuids_of(image)[-1]))
 
 

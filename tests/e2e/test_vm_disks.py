@@ -15,6 +15,7 @@ from imgctl.errors import NotConnectedError
 from imgstored.registry.disks import disk_uuid
 from tests.support.daemon import Daemon
 from tests.support.layers import file, folder, hard, link, tar_of
+from tests.support.sluice import Sluice
 from tests.support.vm_disk import (
     KUBEVIRT,
     OCI,
@@ -129,15 +130,18 @@ def test_a_disk_is_found_by_the_digest_that_its_tag_had(
         if event["event"] == "progress" and event["done"]:
             daemon.kill()
 
-    with daemon.client() as client, pytest.raises(NotConnectedError):
-        client.ensure(f"{registry.host}/vm:1", on_event=kill_once_bytes_came)
-    push_container_disk(registry, "vm", "1", tar_of(file("disk/vm.img", b"another one")))
-    daemon.start()
-    with daemon.client() as client:
-        deadline = time.monotonic() + 180
-        while not client.list():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    with Sluice(registry.port) as sluice:
+        sluice.hold(8 << 20)
+        with daemon.client() as client, pytest.raises(NotConnectedError):
+            client.ensure(f"127.0.0.1:{sluice.port}/vm:1", on_event=kill_once_bytes_came)
+        sluice.open()
+        push_container_disk(registry, "vm", "1", tar_of(file("disk/vm.img", b"another one")))
+        daemon.start()
+        with daemon.client() as client:
+            deadline = time.monotonic() + 180
+            while not client.list():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
     out = tmp_path / "again"
     daemon.imgctl("export", "--format", "raw", "-o", str(out), disk_uuid(digest), check=True)
     [disk] = tmp_path.glob("again*.raw")

@@ -20,6 +20,7 @@ from tests.support.container_image import push
 from tests.support.docker_registry import DockerRegistry
 from tests.support.image_site import BASE, INCREMENTAL, fixture_file, fixture_manifest
 from tests.support.layers import file, listing, tar_of
+from tests.support.sluice import Sluice
 from tests.support.vm_disk import push_container_disk, qcow2_of, raw_disk
 
 if TYPE_CHECKING:
@@ -100,10 +101,13 @@ def test_kill_9_while_a_layer_is_unpacked(host, registry, tmp_path):
         if event["event"] == "progress" and any(each["done"] > 4 << 20 for each in event["images"]):
             host.daemon.kill()
 
-    with host.daemon.client() as client, pytest.raises(NotConnectedError):
-        client.ensure(f"{registry.host}/large:1", on_event=killing)
-    host.daemon.start()
-    host.ensure(f"{registry.host}/large:1")
+    with Sluice(registry.port) as sluice:
+        sluice.hold(16 << 20)
+        with host.daemon.client() as client, pytest.raises(NotConnectedError):
+            client.ensure(f"127.0.0.1:{sluice.port}/large:1", on_event=killing)
+        sluice.open()
+        host.daemon.start()
+        host.ensure(f"127.0.0.1:{sluice.port}/large:1")
     above = image_uuid(digests)
     assert set(host.pool.names()) == {
         image_uuid(digests[:1]),

@@ -43,7 +43,10 @@ def test_no_allocation_but_those_that_are_meant_fails(memory):
     assert count > 1000
     assert failed == 0
     memory.world.check()
-    assert memory.shortage.disarm() == (0, 0)
+    count, failed = memory.shortage.disarm()
+    # Each thread may have been about to count one when the counter stopped. Those since then are thousands.
+    assert count < 50
+    assert failed == 0
     memory.shortage.arm(memory.daemon.pid, 1, 1 << 40)
     held = next(each for each in memory.world.sensible() if each.name == "hold")
     assert memory.world.attempt(held) is not None
