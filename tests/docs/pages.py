@@ -91,6 +91,7 @@ def commands(block: Block) -> list[Command]:
 #: What is another one each time: dates, times, rates, who owns files, process ids.
 _VARYING = (
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z?", r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z?"),
+    (r"^\d{4}-\d\d-\d\d\b", r"\d{4}-\d\d-\d\d"),  # in a narrow history
     (r"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d", r"[A-Z][a-z]{2} [ \d]\d (?:\d\d:\d\d| \d{4})"),
     (r"\d+(?:\.\d+)? ?(?:KiB|MiB|GiB|B)/s", r"\d+(?:\.\d+)? ?(?:KiB|MiB|GiB|B)/s"),
     (r"\b\d+(?:\.\d+)? ?m?s\b", r"\d+(?:\.\d+)? ?m?s"),

@@ -169,6 +169,8 @@ def test_imgctl_has_every_command_and_option_that_is_named(page: str):
         ("it took 1.5 s", "it took 23 s", True),
         ("1.5 MiB", "2.5 MiB", False),
         ("a.b", "axb", False),
+        ("2026-11-29  import", "2027-01-02  import", True),
+        ("published 2026-11-29", "published 2027-01-02", False),
     ],
 )
 def test_what_may_differ(shown: str, printed: str, same: bool):
