@@ -408,13 +408,16 @@ def image_file(data: bytes) -> None:
     The program for bzip2 takes a hundred times as long to start as the rest does, so it decodes one of many.
     """
     programs = bzip2.PROGRAMS if zlib.crc32(data) % 256 == 0 else ()
+    # Without the program both ways are one.
+    ways = (True, False) if programs or not data.startswith(b"BZh") else (False,)
     with mock.patch.object(bzip2, "PROGRAMS", programs):
-        _both_ways(data)
+        results = _results(data, ways)
+    assert len(set(results)) == 1, f"accelerated, and else: {results}"
 
 
-def _both_ways(data: bytes) -> None:
+def _results(data: bytes, ways: Sequence[bool]) -> list[tuple[str, int]]:
     results = []
-    for accelerated in (True, False):
+    for accelerated in ways:
         meter, total = Meter(_DECOMPRESS), 0
         try:
             for piece in decompressed(iter(in_pieces(data, 700)), meter, accelerated=accelerated):
@@ -424,7 +427,7 @@ def _both_ways(data: bytes) -> None:
         except ImgstoreError:
             results.append(("refused", 0))
         assert total <= _DECOMPRESS.max_image
-    assert results[0] == results[1], f"accelerated: {results[0]}, else {results[1]}"
+    return results
 
 
 def _file_seeds() -> list[bytes]:
@@ -473,11 +476,16 @@ def _answer_head_seeds() -> list[bytes]:
 
 
 class _Answered(RangeConnection):
-    """A connection to a server that answers each request with the same bytes."""
+    """A connection to a server that answers two requests with the same bytes, so that it may redirect."""
 
     answer = b""
+    asked = 0
 
     def _send(self, *_: Any) -> HTTPResponse:
+        self.asked += 1
+        if self.asked > 2:
+            # More redirects to the same take time alone.
+            raise ConnectionRefusedError
         ours, theirs = socket.socketpair()
         with ours, theirs:
             theirs.setblocking(False)
@@ -895,8 +903,8 @@ TARGETS: Final[dict[str, Target]] = {
     "nvlist": Target(nvlist, _nvlist_seeds),
     "image-file": Target(image_file, _file_seeds),
     "http-answer": Target(http_answer, _answer_head_seeds),
-    "http-range": Target(http_range, _range_seeds, size=1024),
-    "http-request": Target(http_request, _request_seeds, size=1024),
+    "http-range": Target(http_range, _range_seeds, size=512),
+    "http-request": Target(http_request, _request_seeds, size=512),
     "configuration": Target(configuration, _configuration_seeds),
     "index": Target(index, _index_seeds),
     "layer": Target(layer, _layer_seeds),
