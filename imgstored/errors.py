@@ -181,7 +181,7 @@ class ImageNotInstalledError(ImgstoreError):
         """Without a `hint`, the hint is the command that installs the image."""
         super().__init__(
             f'image "{uuid}" was not found on zpool "{pool}"',
-            hint=f"`imgctl import {uuid}` installs it" if hint is None else hint,
+            hint=f"`imgctl import {uuid}` installs it, if a source has it" if hint is None else hint,
         )
 
 
@@ -399,6 +399,10 @@ class LayerError(ImgstoreError):
     """A container image's layer, or a registry's disk, cannot be unpacked (imgadm: InternalError)."""
 
     code = "LayerError"
+
+
+class DamagedLayerError(LayerError):
+    """The layer is damaged, or was made wrong. Other bytes of the same layer may be whole."""
 
 
 class PoolError(ImgstoreError):

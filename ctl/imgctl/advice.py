@@ -34,9 +34,12 @@ def close(word: str, known: Iterable[str]) -> list[str]:
     return [lower[each] for each in get_close_matches(word.lower(), [*lower], n=_OFFERED)]
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The question "did you mean"; empty if no known word looks like this one."""
-    found = " or ".join(f'"{printable(each)}"' for each in close(word, known))
+def did_you_mean(word: str, known: Iterable[str], before: str = "") -> str:
+    """The question "did you mean"; empty if no known word looks like this one.
+
+    `before` stands before each word that is offered.
+    """
+    found = " or ".join(f'"{before}{printable(each)}"' for each in close(word, known))
     return f"did you mean {found}?" if found else ""
 
 
@@ -93,8 +96,9 @@ def advised(client: Client, error: RemoteError, texts: Sequence[str], among: Amo
 def _better_hint(client: Client, text: str, among: Among) -> str | None:
     """None: the daemon's own hint is as good."""
     if among in ("available", "active"):
-        found = did_you_mean(text, _names(client.known_images(), text))
-        return found or None
+        names = _names(client.known_images(), text)
+        # A source that does not answer now may have had it: the daemon knows more about that.
+        return None if text in names else did_you_mean(text, names) or None
     there: Iterable[Mapping[str, Any]] = client.jobs() if among == "jobs" else _installed(client)
     aliases = [each["alias"] for each in client.aliases()]
     if text in aliases:

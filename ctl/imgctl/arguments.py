@@ -153,8 +153,10 @@ def _refused(options: Sequence[Option], error: getopt.GetoptError) -> CommandErr
     if known is None:
         from imgctl import advice
 
-        flags = [flag for option in options for flag in option.flags if flag.startswith("--")]
-        return CommandError("Option", f'unknown option: "{flag}"', advice.did_you_mean(flag, flags))
+        # The dashes, which all have, would make any two of them alike.
+        names = [flag[2:] for option in options for flag in option.flags if flag.startswith("--")]
+        hint = advice.did_you_mean(error.opt, names, before="--")
+        return CommandError("Option", f'unknown option: "{flag}"', hint)
     if known.argument:
         return CommandError("Option", f'do not have enough args for "{flag}" option')
     return CommandError("Option", f'the option "{flag}" has no argument')

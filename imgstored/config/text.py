@@ -157,7 +157,7 @@ def _value_faults(value: Any, kind: inspect.Type, table: type, path: KeyPath) ->
         where = written(path) + (re.sub(r"^[^.\[]*", "", below) if isinstance(path[-1], str) else below)
         allowed = _allowed(kind)
         hint = _meant(value, allowed) if allowed and isinstance(value, str) else MANUAL
-        if struct is not None and array is None and isinstance(value, list):
+        if struct is not None and array is None and isinstance(value, list) and isinstance(path[-1], str):
             hint = f"write [{path[-1]}]: there is one such table"
         yield _fault(f"{where}: {_in_words_of_toml(what)}", hint, path)
 

@@ -52,7 +52,7 @@ class Exhaustion:
 
 def behind(error: BaseException) -> Exhaustion | None:
     """The exhaustion that caused an error; None if none did."""
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, OSError) and cause.errno in NO_DESCRIPTORS:
             return Exhaustion("too many open files", cause.strerror or "", DESCRIPTORS_HINT)
         no_memory = isinstance(cause, OSError) and cause.errno == errno.ENOMEM
@@ -144,16 +144,16 @@ async def look_for_lost_results(seconds: float) -> NoReturn:
                 note(MemoryError("the result of a thread was lost"))
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """The error, and what caused it, to a bound."""
-    causes = [error]
+    left = [error]
     for _ in range(_CAUSES):
-        if not causes:
+        if not left:
             return
-        cause = causes.pop()
+        cause = left.pop()
         yield cause
         if isinstance(cause, BaseExceptionGroup):
-            causes += cause.exceptions
+            left += cause.exceptions
         further = cause.__cause__ or cause.__context__
         if further is not None:
-            causes.append(further)
+            left.append(further)

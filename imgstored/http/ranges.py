@@ -114,6 +114,7 @@ class RangeConnection:
         self._user_agent = user_agent
         self._abortable = AbortableSocket()
         self._http: AbortableConnection | None = None
+        self._response: http.client.HTTPResponse | None = None
         self._peer: tuple[Origin, Proxy | None, Nearness | None] | None = None
         self._target = location  # where the last range came from, after redirects
         self._targets: dict[str, Location] = {}  # the same of other files that were turned to
@@ -279,7 +280,8 @@ class RangeConnection:
         for name, value in headers:
             self._http.putheader(name, value)
         self._http.endheaders()
-        return self._http.getresponse()
+        self._response = self._http.getresponse()
+        return self._response
 
     def _request_headers(
         self,
@@ -331,6 +333,10 @@ class RangeConnection:
     # -- faults ----------------------------------------------------------------------------------------------
 
     def _disconnect(self) -> None:
+        if self._response is not None:
+            # Where the server closes the connection behind it, http.client has left the socket to the answer.
+            self._response.close()
+            self._response = None
         if self._http is not None:
             self._http.close()
         self._http = self._peer = None

@@ -8,19 +8,20 @@ looks like a secret: a second line of defence.
 from __future__ import annotations
 
 import html.entities
+import json
 import re
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from functools import cached_property
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, quote_plus
 
 from imgstored.http import credentials
 from imgstored.http.location import public
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence
+    from collections.abc import Container, Iterable, Iterator, Sequence
 
     from imgstored.http.location import Location
 
@@ -39,34 +40,39 @@ SECRET_NAME: Final = re.compile(_NAME, re.IGNORECASE)
 #: Secrets that are remembered beside those of settings: of URLs that clients and servers named.
 _MOST_LEARNED: Final = 48
 
-#: Characters of a text, for each secret that may be in it. A longer one is hidden as a whole.
+#: Characters of a text that may have a secret in it. A longer one is hidden as a whole.
 _MOST_LOOKED_AT: Final = 64 << 10
 #: The same of all such texts of one value together: a server may send a list of nothing else.
 _MOST_IN_ALL: Final = 512 << 10
 
 #: Characters. A shorter secret may be a part of a longer word, and is hidden only where it is not.
 _LONG: Final = 12
-#: What may be between two words: the end of an escape looks like a letter or a digit.
-_BEFORE: Final = (
-    r"(?:(?<![A-Za-z0-9])|(?<=%[0-9A-Fa-f]{2})|(?<=%25[0-9A-Fa-f]{2})|(?<=%2525[0-9A-Fa-f]{2})"
-    r"|(?<=%252525[0-9A-Fa-f]{2})|(?<=%25252525[0-9A-Fa-f]{2})|(?<=\\[abefnrtv])"
-    r"|(?<=\\x[0-9A-Fa-f]{2})|(?<=\\u[0-9A-Fa-f]{4})|(?<=\\U[0-9A-Fa-f]{8}))"
-)
-_BEHIND: Final = r"(?![A-Za-z0-9])"
-
-#: How any spelling of a character ends, and begins, that is not ASCII.
-_FOREIGN_BEFORE: Final = (
-    r"(?:(?<=[^\x00-\x7f])|(?<=[;?])|(?<=%[0-9A-Fa-f]{2})|(?<=\\x[0-9A-Fa-f]{2})"
-    r"|(?<=%25[0-9A-Fa-f]{2})|(?<=%2525[0-9A-Fa-f]{2})|(?<=%252525[0-9A-Fa-f]{2})"
-    r"|(?<=%25252525[0-9A-Fa-f]{2})"
-    r"|(?<=\\u[0-9A-Fa-f]{4})|(?<=\\U[0-9A-Fa-f]{8}))"
-)
-_FOREIGN_BEHIND: Final = r"(?=[%\\&?]|[^\x00-\x7f]|(?<=\\)[xuU])"
 
 #: Letters and digits: no encoder changes these.
 _RUN: Final = re.compile(r"[A-Za-z0-9]+")
 #: Characters of a run that are enough to look for first, because that is much faster.
 _ENOUGH: Final = 3
+
+#: How often a text is decoded: a server quotes what a proxy quoted, and a library shows that.
+_MOST_NESTED: Final = 6
+
+#: An escape of URLs; of JSON or Python, where each nesting doubles the backslashes; of HTML. It begins at the
+#: first backslash of a row, and is bounded otherwise: a text takes time in proportion to its length.
+_ESCAPE: Final = re.compile(
+    r"%([0-9A-Fa-f]{2})"
+    r"|(?<!\\)\\++(?:x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|([abfnrtv]))"
+    r"|&(?:#([0-9]{1,8})|#[xX]([0-9A-Fa-f]{1,8})|([A-Za-z][A-Za-z0-9]{1,9}));"
+)
+_CODE: Final = re.compile(r"%[0-9A-F]{2}")
+_LETTERS: Final = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+_ENTITIES: Final = {**html.entities.name2codepoint, "apos": ord("'")}
+
+#: What stands for any characters that are not ASCII: these have too many spellings to be told apart.
+_FOREIGN: Final = "\x80"
+_NOT_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
+#: Backslashes stand in front of what is escaped, and a form has a plus for a space.
+_ALIKE: Final = {ord("\\"): None, ord("+"): " "}
+_SIGNS: Final = "".join(chr(code) for code in range(128) if not chr(code).isalnum())
 
 
 class Disclosed(str):
@@ -81,9 +87,9 @@ class Allowance:
     def __init__(self) -> None:
         self._left = _MOST_IN_ALL
 
-    def covers(self, text: str, secrets: int) -> bool:
-        """Counts a text in which so many secrets are looked for; whether it may be looked at."""
-        self._left -= len(text) * secrets
+    def covers(self, text: str) -> bool:
+        """Counts a text; whether it may be looked at."""
+        self._left -= len(text)
         return self._left >= 0
 
 
@@ -91,7 +97,8 @@ class KnownSecrets:
     """The secrets in use. For any thread.
 
     A secret is found plain, percent-encoded (in a URL or a form, once or more often), escaped for JSON,
-    Python or HTML, and in any mixture of these.
+    Python or HTML, and in any mixture of these. Where it is spelt in a usual way, it alone is hidden, and
+    otherwise the whole text.
     """
 
     def __init__(self) -> None:
@@ -143,7 +150,7 @@ class KnownSecrets:
                     suspected = () if each in keep else self._suspected(each)
                     if not suspected:
                         return each
-                    return _without(suspected, each) if allowed.covers(each, len(suspected)) else HIDDEN
+                    return _without(suspected, each) if allowed.covers(each) else HIDDEN
                 case Mapping():
                     return {walk(key): walk(inner) for key, inner in each.items()}
                 case list() | tuple():
@@ -177,131 +184,122 @@ class KnownSecrets:
 
 
 class _Secret:
-    """`anchor` is a part that all spellings have."""
+    """`anchor` is a part that all spellings have. Letters and digits are never escaped."""
 
     def __init__(self, text: str) -> None:
-        core = _core(text)
-        anchor = max(_RUN.findall(core.text), key=len, default="")
+        run = max(_RUN.findall(text), key=len, default="")
         # Of a few signs, however else they may be spelt, what is looked for would be found everywhere.
-        self._core = core if len(anchor) >= _ENOUGH else None
-        self.anchor = text if self._core is None else anchor
-        self.is_whole = self._core is None or core.is_whole
+        self._forms = _forms(text) if len(run) >= _ENOUGH else frozenset()
+        self.anchor = run if self._forms else text
         self.text = text
 
-    @cached_property
-    def spelt(self) -> re.Pattern[str]:
-        """Matches any spelling. It is made once it is needed: that takes milliseconds."""
-        core = self._core
-        if core is None:
-            return re.compile(re.escape(self.text))
-        spelt = "".join(_spellings(part) for part in _PARTS.findall(core.text))
-        return re.compile(core.before + spelt + core.behind)
+    def hidden_in(self, text: str) -> str:
+        """The text without the usual spellings."""
+        # Most texts have it as it is, if they have it.
+        for spelt in self._usual():
+            if spelt not in text:
+                continue
+            if len(spelt) >= _LONG or not self._forms:
+                text = text.replace(spelt, HIDDEN)
+            else:
+                pieces, at = [], 0
+                for found in _words(spelt, text):
+                    pieces += [text[at:found], HIDDEN]
+                    at = found + len(spelt)
+                text = "".join(pieces) + text[at:]
+        return text
 
+    def is_in(self, stages: Sequence[str]) -> bool:
+        """True if a text has the secret, however spelt; `stages` are the text's."""
+        return any(
+            form in stage if len(form) >= _LONG else next(_words(form, stage), None) is not None
+            for form in self._forms
+            for stage in stages
+        )
 
-class _Core(NamedTuple):
-    """The part of a secret that is looked for, and expressions of what has to be around it."""
-
-    text: str
-    before: str
-    behind: str
-    is_whole: bool  #: all of the secret that has letters
+    def _usual(self) -> list[str]:
+        text = self.text
+        if not self._forms:
+            return [text]
+        escaped = [json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]]
+        coded = [quote(text, safe=safe, errors="replace") for safe in ("", "/")]
+        coded.append(quote_plus(text, errors="replace"))
+        coded += [_CODE.sub(lambda code: code[0].lower(), each) for each in coded]
+        plain = [text, *([bare] if len(bare := text.strip(_SIGNS)) >= _LONG else [])]
+        return sorted({*plain, *escaped, *coded, html.escape(text)}, key=len, reverse=True)
 
 
 def _without(suspected: Sequence[_Secret], text: str) -> str:
-    if len(text) * len(suspected) > _MOST_LOOKED_AT:
+    if suspected and len(text) > _MOST_LOOKED_AT:
         return HIDDEN
     for secret in suspected:
-        if secret.is_whole:
-            text = secret.spelt.sub(HIDDEN, text)
-        else:
-            text = text.replace(secret.text, HIDDEN)
-            if secret.spelt.search(text):
-                return HIDDEN
+        text = secret.hidden_in(text)
+    left = [secret for secret in suspected if secret.anchor in text]
+    if left:
+        stages = _stages(text)
+        if any(secret.is_in(stages) for secret in left):
+            return HIDDEN
     return text
 
 
-def _core(text: str) -> _Core:
-    """The part of a secret that is looked for.
+def _stages(text: str) -> list[str]:
+    """The text as it is, decoded once, twice and so on, each in the form in which texts are compared.
 
-    An expression that begins with a letter is fast, and what is around the letters says nothing. It is ASCII:
-    other characters have too many spellings to tell them from signs. And it has a bound: a server that
-    redirects makes a secret up, and must not decide how long the gate looks for it.
+    What an encoder made of a secret becomes the secret at one of them. Later ones may decode what is in the
+    secret itself, as they do with the secret.
     """
-    segment = max(_ASCII.finditer(text), key=lambda found: _longest_run(found[0]), default=None)
-    runs = [] if segment is None else [found.span() for found in _RUN.finditer(text, *segment.span())]
-    if segment is None or not runs:
-        return _Core("", "", "", is_whole=True)
-    start, stop = runs[0][0], runs[-1][1]
-    is_whole = len(segment[0]) == len(text)
-    if stop - start > _MOST_CHARACTERS or len(_SIGN.findall(text, start, stop)) > _MOST_SIGNS:
-        start = max(runs, key=lambda run: run[1] - run[0])[0]
-        signs = (found.start() for found in _SIGN.finditer(text, start, stop))
-        stop = min(stop, start + _MOST_CHARACTERS, next(islice(signs, _MOST_SIGNS, None), stop))
-        is_whole = False
-    elif stop - start < _LONG and not is_whole:
-        # A word alone is in many texts: with it comes a character that is not ASCII.
-        is_short = len(text) < _LONG
-        if segment.end() < len(text):
-            return _Core(text[start : segment.end()], _BEFORE * is_short, _FOREIGN_BEHIND, is_whole)
-        return _Core(text[segment.start() : stop], _FOREIGN_BEFORE, _BEHIND * is_short, is_whole)
-    if stop - start < _LONG:
-        return _Core(text[start:stop], _BEFORE, _BEHIND, is_whole)
-    return _Core(text[start:stop], "", "", is_whole)
+    stages = [_comparable(text)]
+    for _ in range(_MOST_NESTED):
+        text, count = _ESCAPE.subn(_decoded, text)
+        if not count:
+            break
+        stages.append(_comparable(text))
+    return stages
 
 
-def _longest_run(text: str) -> int:
-    return max(map(len, _RUN.findall(text)), default=0)
+def _decoded(escape: re.Match[str]) -> str:
+    byte, short, usual, long, letter, number, hexadecimal, name = escape.groups()
+    if letter is not None:
+        return _LETTERS[letter]
+    if name is not None:
+        return chr(_ENTITIES[name]) if name in _ENTITIES else escape[0]
+    code = int(number) if number is not None else int(byte or short or usual or long or hexadecimal, 16)
+    return chr(code) if code <= sys.maxunicode else _FOREIGN
 
 
-#: Characters of a secret that are looked for, and signs among them. Where a secret has more, a text that has
-#: these is hidden as a whole.
-_MOST_CHARACTERS: Final = 4096
-_MOST_SIGNS: Final = 64
-
-_ASCII: Final = re.compile(r"[\x00-\x7f]+")
-_SIGN: Final = re.compile(r"[^A-Za-z0-9]")
-#: The parts of what is looked for: letters and digits, backslashes, and single signs.
-_PARTS: Final = re.compile(r"[A-Za-z0-9]+|\\+|(?s:.)")
+def _comparable(text: str) -> str:
+    return _NOT_ASCII.sub(_FOREIGN, text.translate(_ALIKE))
 
 
-def _spellings(part: str) -> str:
-    """An expression for all spellings of a part. For each place in a text there is one way to match it.
+def _forms(text: str) -> frozenset[str]:
+    """What is looked for of a secret: each of its stages, without the signs at its ends, which say nothing.
 
-    With several ways, a text that is nearly the secret would take as many tries as there are combinations.
+    A part that is ASCII is enough if it is long: a server may have lost the other characters.
     """
-    if part.isalnum():
-        return part
-    code, byte = ord(part[0]), _hexadecimal(ord(part[0]), 2)
-    number = rf"\#0{{0,6}}{code}|\#[xX]0{{0,6}}{_hexadecimal(code, 1)}"
-    coded = rf"%(?:25){{0,4}}{byte}|&(?:[Aa][Mm][Pp];){{0,3}}(?:{number}{_named(part[0])});"
-    escaped = rf"x{byte}|u00{byte}|U000000{byte}"
-    if part[0] == "\\":
-        count = len(part)
-        # Each nesting doubles them.
-        return rf"(?:(?:\\++(?:{escaped})){{{count}}}|\\++|(?:{coded}){{{count}}})"
-    escaped += "".join(f"|{letter}" for letter in _ESCAPES.get(part, ""))
-    literal = "[ +]" if part == " " else re.escape(part)
-    # The backslashes in front of a sign belong to its spelling.
-    return rf"\\{{0,64}}+(?:{literal}|(?<=\\)(?:{escaped})|{coded})"
+    forms = set()
+    for stage in _stages(text):
+        longest = max((part.strip(_SIGNS) for part in stage.split(_FOREIGN)), key=len)
+        form = longest if len(longest) >= _LONG else stage.strip(_SIGNS)
+        if _RUN.search(form):
+            forms.add(form)
+    return frozenset(forms)
 
 
-def _hexadecimal(code: int, digits: int) -> str:
-    """Large and small letters."""
-    return "".join(f"[{each}{each.upper()}]" if each.isalpha() else each for each in f"{code:0{digits}x}")
+def _words(word: str, text: str) -> Iterator[int]:
+    """Where the word is in a text, and is no part of a longer one."""
+    at = text.find(word)
+    while at >= 0:
+        end = at + len(word)
+        if not (_joins(text[at - 1 : at], word[0]) or _joins(word[-1], text[end : end + 1])):
+            yield at
+            at = text.find(word, end)
+        else:
+            at = text.find(word, at + 1)
 
 
-def _named(sign: str) -> str:
-    return "".join(f"|{name}" for name in _ENTITIES.get(sign, ()))
+def _joins(before: str, behind: str) -> bool:
+    return all(each.isascii() and each.isalnum() for each in (before, behind))
 
-
-#: What stands for a character behind a backslash, other than itself.
-_ESCAPES: Final = {"\n": "n", "\r": "r", "\t": "t", "\b": "b", "\f": "f"}
-
-#: Names of ASCII's signs in HTML.
-_ENTITIES: Final[Mapping[str, tuple[str, ...]]] = {
-    **{chr(code): (name,) for code, name in html.entities.codepoint2name.items()},
-    "'": ("apos",),
-}
 
 #: Those of this process. The log and all sockets have them in common.
 KNOWN: Final = KnownSecrets()

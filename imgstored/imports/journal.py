@@ -154,7 +154,8 @@ class UnfinishedImport(Struct, frozen=True):
     spec: ImportSpec
     wanted: bool  #: goes on by itself after a restart
     touched_at: float  #: when a client asked for it, or left it, in seconds since the epoch
-    manifest: str  #: v2, JSON
+    name: str  #: of the image, as its manifest has it
+    version: str
 
 
 class Journal:
@@ -349,4 +350,6 @@ def _unfinished(
 ) -> UnfinishedImport:
     replaced = None if sources is None else tuple(json.loads(sources))
     spec = ImportSpec(uuid, pool, replaced, channel, bool(zstream))
-    return UnfinishedImport(spec, bool(wanted), touched_at, manifest)
+    document = json.loads(manifest)
+    name, version = (str(document.get(key, "")) for key in ("name", "version"))
+    return UnfinishedImport(spec, bool(wanted), touched_at, name, version)

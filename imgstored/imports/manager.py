@@ -7,7 +7,6 @@ manager's state.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from contextlib import asynccontextmanager
@@ -95,7 +94,7 @@ class _Waiting:
 
     def __init__(self, unfinished: UnfinishedImport) -> None:
         self.spec = unfinished.spec
-        self.manifest = json.loads(unfinished.manifest)
+        self.name, self.version = unfinished.name, unfinished.version
         self.since = time.time()
         self.scope = trio.CancelScope()
         self._begun = trio.Event()  # an import of the image, for whomever
@@ -733,8 +732,8 @@ def _job_of(waiting: _Waiting) -> JobDocument:
     return {
         "import_id": "",
         "uuid": waiting.spec.uuid,
-        "name": str(waiting.manifest.get("name", "")),
-        "version": str(waiting.manifest.get("version", "")),
+        "name": waiting.name,
+        "version": waiting.version,
         "pool": waiting.spec.pool,
         "phase": "waiting",
         "done": 0,

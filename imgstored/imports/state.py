@@ -31,8 +31,8 @@ from msgspec import Struct
 from imgstored.delta.index import IndexFaultError
 from imgstored.errors import (
     CancelledError,
+    DamagedLayerError,
     ImgstoreError,
-    LayerError,
     NoSpaceError,
     StreamError,
     UncompressionError,
@@ -117,7 +117,7 @@ WRONG_BYTES_ERRORS: Final = (
     IndexFaultError,
     UncompressionError,
     StreamError,
-    LayerError,
+    DamagedLayerError,
 )
 
 

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol, cast
 
 from msgspec import Struct
 
-from imgstored.errors import LayerError
+from imgstored.errors import DamagedLayerError, LayerError
 from imgstored.foreign_text import printable
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ _OPAQUE: Final = b".wh..wh..opq"
 _AUFS: Final = b".wh..wh."
 #: Where a tar of PAX has extended attributes, as Go, GNU tar and bsdtar write them.
 _ATTRIBUTE: Final = "SCHILY.xattr."
+#: The keys of PAX that make a file sparse, in the three forms that GNU tar has had.
+_SPARSE: Final = frozenset(("GNU.sparse.size", "GNU.sparse.map", "GNU.sparse.major"))
 #: chown(2) takes this as "leave it".
 _NO_ID: Final = (1 << 32) - 1
 #: The largest number of a device: what os.makedev takes, and more than Linux has. illumos has 32 bits for
@@ -60,6 +62,7 @@ _MAX_ENDS: Final = 4
 _MAX_TIME: Final = 1 << 34
 
 _DAMAGED: Final = "import it again; if that fails too, whoever published the image has to mend it"
+_BEYOND: Final = "imgstored takes no such layers: whoever published the image has to make smaller ones"
 
 
 class Kind(enum.Enum):
@@ -140,7 +143,7 @@ def entries(layer: Readable) -> Iterator[tuple[Entry, Readable | None]]:
         ) as tar:
             for number, member in enumerate(tar):
                 if number >= MAX_ENTRIES:
-                    raise _damaged(f"it has more than {MAX_ENTRIES} entries")
+                    raise _beyond(f"it has more than {MAX_ENTRIES} entries")
                 reader.expand(member)
                 entry = _entry(member)
                 if entry is not None:
@@ -159,7 +162,7 @@ def components(path: bytes) -> Path:
     """
     parts = tuple(part for part in path.split(b"/") if part not in (b"", b"."))
     if len(path) > MAX_PATH or len(parts) > MAX_DEPTH or any(len(part) > MAX_NAME for part in parts):
-        raise _damaged(f"the path {shown(path)} is too long")
+        raise _beyond(f"the path {shown(path)} is too long")
     if b".." in parts or b"\0" in path:
         raise _damaged(f"the path {shown(path)} leads out of the image")
     return parts
@@ -188,7 +191,8 @@ class _Reader(io.RawIOBase):
 
             @classmethod
             def fromtarfile(cls, tarfile: TarFile) -> Self:
-                # Global headers mean nothing in a layer, as for containerd, and tarfile would keep them all.
+                # What global headers say of later entries means nothing in a layer, as for containerd, and
+                # tarfile would keep it all.
                 tarfile.pax_headers = {}
                 with reader.headers():
                     try:
@@ -211,7 +215,7 @@ class _Reader(io.RawIOBase):
         if self._chain:
             self._headers += len(data)
             if self._headers > MAX_HEADER:
-                raise _damaged(f"an entry has more than {MAX_HEADER >> 20} MiB of headers")
+                raise _beyond(f"an entry has more than {MAX_HEADER >> 20} MiB of headers")
         return data
 
     def check_end(self, tar: TarFile, error: tarfile.HeaderError) -> None:
@@ -225,14 +229,16 @@ class _Reader(io.RawIOBase):
         raise _damaged(f"there is no header where one has to be: {error}")
 
     def expand(self, member: tarfile.TarInfo) -> None:
-        """The entry's holes will be read. Raises `LayerError` where they are too many."""
+        """The entry's holes will be read. Raises `LayerError` where they are too many, or not the entry's."""
         if member.sparse is not None:
+            if member.type != tarfile.GNUTYPE_SPARSE and _SPARSE.isdisjoint(member.pax_headers):
+                raise _damaged("a global header makes a file sparse")
             reached = 0
             for offset, size in [*member.sparse, (member.size, 0)]:
                 self._holes += max(0, offset - reached)
                 reached = max(reached, offset + size)
             if self._holes > MAX_HOLES:
-                raise _damaged(f"it has sparse files with more than {MAX_HOLES >> 30} GiB of holes")
+                raise _beyond(f"it has sparse files with more than {MAX_HOLES >> 30} GiB of holes")
 
     @contextmanager
     def headers(self) -> Iterator[None]:
@@ -242,7 +248,7 @@ class _Reader(io.RawIOBase):
         self._chain += 1
         try:
             if self._chain > MAX_CHAIN:
-                raise _damaged(f"an entry has more than {MAX_CHAIN} headers")
+                raise _beyond(f"an entry has more than {MAX_CHAIN} headers")
             yield
         finally:
             self._chain -= 1
@@ -325,7 +331,7 @@ def _attributes(headers: Mapping[str, str]) -> dict[str, bytes]:
         if key.startswith(_ATTRIBUTE):
             data = _bytes(value)
             if len(data) > MAX_ATTRIBUTE or "\0" in key:
-                raise _damaged("an extended attribute is too long")
+                raise _beyond("an extended attribute is too long")
             found[key.removeprefix(_ATTRIBUTE)] = data
     return found
 
@@ -361,4 +367,9 @@ def shown(path: bytes) -> str:
 
 
 def _damaged(reason: str) -> LayerError:
-    return LayerError(f"the layer cannot be unpacked: {reason}", hint=_DAMAGED)
+    return DamagedLayerError(f"the layer cannot be unpacked: {reason}", hint=_DAMAGED)
+
+
+def _beyond(reason: str) -> LayerError:
+    """The error for what no other download of the layer would change."""
+    return LayerError(f"the layer cannot be unpacked: {reason}", hint=_BEYOND)

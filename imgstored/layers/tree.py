@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from imgstored.errors import LayerError
+from imgstored.errors import DamagedLayerError, LayerError
 from imgstored.layers.entries import MAX_DEPTH, MAX_ENTRIES, MAX_NAME, MAX_PATH, Kind, shown
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: Extended attributes that a program in the image may read; others belong to the host, such as those of
 #: overlay file systems, SELinux and IMA.
 ATTRIBUTES: Final = ("user.", "security.capability")
-#: Bytes: that of Linux (XATTR_SIZE_MAX, 64 KiB), and what a file system needs around it.
+#: Bytes that a file system needs for the largest attribute, which Linux bounds at 64 KiB (XATTR_SIZE_MAX).
 _LARGEST_ATTRIBUTE: Final = 1 << 20
 #: What a system answers that has no extended attributes, or not for this kind of file.
 _NO_ATTRIBUTES: Final = frozenset(
@@ -123,7 +123,7 @@ class _Tree:
         except OSError as error:
             if error.errno in _IMPOSSIBLE:
                 why = os.strerror(error.errno)
-                raise _refused(f"{_named(entry.path)} cannot be on this host: {why}") from error
+                raise _beyond(f"{_named(entry.path)} cannot be on this host: {why}") from error
             raise
 
     def _apply(self, entry: Entry, contents: Readable | None) -> None:
@@ -160,7 +160,7 @@ class _Tree:
     def _note(self, path: Path) -> None:
         self._placed.add(hash(path))
         if len(self._placed) > MAX_ENTRIES:
-            raise _refused(f"it makes more than {MAX_ENTRIES} files and folders")
+            raise _beyond(f"it makes more than {MAX_ENTRIES} files and folders")
 
     def _make_folder(self, entry: Entry, folder: int, name: bytes, path: Path) -> None:
         there = _status(folder, name)
@@ -264,7 +264,7 @@ class _Tree:
         if there is None:
             return
         if len(path) > MAX_DEPTH:
-            raise _refused("its folders are too deep")
+            raise _beyond("its folders are too deep")
         kept = hash(path) in spare
         if not stat.S_ISDIR(there.st_mode):
             if not kept:
@@ -348,7 +348,7 @@ def _check_way(path: Path, links: int, ahead: int, within: Path) -> None:
     if links > _MAX_LINKS or ahead > 2 * MAX_DEPTH:
         raise _refused(f"too many links are on the way to {_named(path)}")
     if len(within) >= MAX_DEPTH or sum(map(len, within)) + len(within) > MAX_PATH - MAX_NAME:
-        raise _refused("its folders are too deep")
+        raise _beyond("its folders are too deep")
 
 
 @contextmanager
@@ -389,6 +389,11 @@ def _named(path: Path) -> str:
 
 
 def _refused(reason: str) -> LayerError:
+    return DamagedLayerError(f"the layer cannot be unpacked: {reason}")
+
+
+def _beyond(reason: str) -> LayerError:
+    """The error for what this host cannot have, whoever sends the layer."""
     return LayerError(f"the layer cannot be unpacked: {reason}")
 
 

@@ -54,7 +54,7 @@ def check_change(peer: Peer, access: ChangeRights) -> None:
     members = f" and members of the group {access.group}" if access.group is not None else ""
     raise NotPermittedError(
         f"uid {peer.uid} may read but not change: only root{members} may",
-        hint=""
+        hint="use sudo or pfexec; the key `group` of [socket] names a group whose members may, too"
         if access.group is None
         else f"become a member of the group {access.group}, or use sudo or pfexec",
         data={"uid": peer.uid, "group": access.group},

@@ -477,7 +477,7 @@ class Download:
         return frozenset([request.ask.index] if start == stop else [])
 
     def _failed(self, request: RangeRequest, fault: FetchError, now: float) -> None:
-        request.mirror.failure = fault
+        request.mirror.failed(fault)
         refused = self._plan.mirrors[request.ask.mirror].proven and fault.lasting and not fault.other_size
         request.mirror.hint = _REFUSED_LATER if refused else fault.hint
         rests = self._plan.failed(

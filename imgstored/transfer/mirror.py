@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from imgstored.errors import DownloadError, ImgstoreError
+from imgstored.host.exhaustion import causes
 from imgstored.http.location import Location, shown
 from imgstored.http.range_reply import OTHER_FILE, FetchError, RangeReply
 from imgstored.http.tls import tls_context
@@ -71,6 +72,13 @@ class Mirror:
     def reuse(self, there: int) -> None:
         """Takes back what was counted although it was on this host."""
         self.count(-there)
+
+    def failed(self, failure: FetchError) -> None:
+        """Notes how a request failed."""
+        for each in causes(failure):
+            # The frames hold the buffers of the connection.
+            each.__traceback__ = None
+        self.failure = failure
 
     def count(self, fetched: int) -> None:
         """Adds to `fetched`."""
@@ -166,13 +174,13 @@ def failure(mirrors: Sequence[Mirror], faults: Sequence[str], *, kept: bool = Fa
     known = {mirror.hint for mirror in mirrors if mirror.hint}
     waiting = "what was downloaded is kept: try again" if kept else "try again later"
     hint = known.pop() if len(known) == 1 else f"{waiting}, or add another source"
-    causes = [mirror.failure for mirror in mirrors if mirror.failure is not None]
+    failures = [mirror.failure for mirror in mirrors if mirror.failure is not None]
     if len(mirrors) == 1 and faults:
-        error = DownloadError(faults[0], hint=hint, data=causes[0].data if causes else None)
+        error = DownloadError(faults[0], hint=hint, data=failures[0].data if failures else None)
     else:
         text = "; ".join(faults) or "no source has the file"
         error = DownloadError(f"no mirror could deliver the file: {text}", hint=hint)
-    if causes:
-        # Below them is what this host lacked, if it was that.
-        error.__cause__ = ExceptionGroup("the last failures of the mirrors", causes)
+    if failures:
+        # The cause may be something that this host ran out of.
+        error.__cause__ = ExceptionGroup("the last failures of the mirrors", failures)
     return error

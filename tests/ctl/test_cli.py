@@ -94,7 +94,7 @@ def test_the_hint_follows_the_error(imgctl):
     assert (shown.returncode, shown.stdout) == (3, "")
     assert shown.stderr == (
         f'imgctl get: error (ImageNotInstalled): image "{U}" was not found on zpool "zones"\n'
-        f"  hint: `imgctl import {U}` installs it\n"
+        f"  hint: `imgctl import {U}` installs it, if a source has it\n"
     )
 
 

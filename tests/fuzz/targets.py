@@ -106,7 +106,7 @@ class Target:
 
     run: Callable[[bytes], None]
     seeds: Callable[[], Sequence[bytes]]
-    size: int = 4096  #: bytes of an input at most; more of the same takes time alone
+    size: int = 4096  #: bytes of an input at most; longer ones only take time
 
 
 class Fields:

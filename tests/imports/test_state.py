@@ -9,8 +9,8 @@ from imgproto.documents import Phase
 
 from imgstored.errors import (
     CancelledError,
+    DamagedLayerError,
     DownloadError,
-    LayerError,
     NoSpaceError,
     PoolError,
     StreamError,
@@ -76,7 +76,7 @@ def test_what_was_downloaded_is_kept_after_a_failure(error):
         ChangedError("x"),
         UncompressionError("x"),
         StreamError("x"),
-        LayerError("x"),
+        DamagedLayerError("x"),
     ],
 )
 def test_wrong_bytes_keep_nothing(error):

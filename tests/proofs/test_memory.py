@@ -44,7 +44,8 @@ def test_no_allocation_but_those_that_are_meant_fails(memory):
     assert failed == 0
     memory.world.check()
     count, failed = memory.shortage.disarm()
-    # Each thread may have been about to count one when the counter stopped. Those since then are thousands.
+    # Each thread may have been about to count one when the counter stopped. Had it gone on, there would be
+    # thousands.
     assert count < 50
     assert failed == 0
     memory.shortage.arm(memory.daemon.pid, 1, 1 << 40)
