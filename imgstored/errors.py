@@ -402,7 +402,7 @@ class LayerError(ImgstoreError):
 
 
 class DamagedLayerError(LayerError):
-    """The layer is damaged, or was made wrong. Other bytes of the same layer may be whole."""
+    """It is damaged, or was made wrong: another source may have the layer whole."""
 
 
 class PoolError(ImgstoreError):

@@ -199,8 +199,8 @@ def test_without_images_no_field_is_known_to_be_wrong(imgctl: Command):
     [
         (["get", "base-46"], 'did you mean "base-64"?'),
         (["delete", "wbe"], 'did you mean "web"?'),
-        (["get", "postgres"], "`imgctl import postgres` installs it"),
-        (["get", "postgres@16"], "`imgctl import postgres@16` installs it"),
+        (["get", "postgres"], "`imgctl import postgres` installs it, if a source has it"),
+        (["get", "postgres@16"], "`imgctl import postgres@16` installs it, if a source has it"),
         (["get", "postgers"], 'did you mean "postgres"? (a source has that)'),
         (["get", "postgers@16"], 'did you mean "postgres@16"? (a source has that)'),
         (
