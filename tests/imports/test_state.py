@@ -11,6 +11,7 @@ from imgstored.errors import (
     CancelledError,
     DamagedLayerError,
     DownloadError,
+    LayerError,
     NoSpaceError,
     PoolError,
     StreamError,
@@ -81,6 +82,10 @@ def test_what_was_downloaded_is_kept_after_a_failure(error):
 )
 def test_wrong_bytes_keep_nothing(error):
     assert end_after(error, local_file=False, done=1) is End.SPOILED
+
+
+def test_a_layer_that_this_host_cannot_have_is_no_wrong_one():
+    assert end_after(LayerError("x"), local_file=False, done=1) is End.FAILED
 
 
 def test_a_full_disk_keeps_no_download_and_a_full_pool_does():

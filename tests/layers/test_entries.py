@@ -167,6 +167,15 @@ def test_global_headers_mean_nothing_and_are_not_kept():
     assert peak < 10 << 20
 
 
+@pytest.mark.parametrize("key", ["GNU.sparse.size", "GNU.sparse.map"])
+def test_a_global_header_makes_no_file_sparse(key):
+    value = "5" if key.endswith("size") else "0,0"
+    layer = tarfile.TarInfo.create_pax_global_header({key: value, "GNU.sparse.offset": "0"})
+    layer += tar_of((member("f"), b"hello"), form=tarfile.USTAR_FORMAT)
+    with pytest.raises(LayerError, match="a global header makes a file sparse"):
+        list(entries(PieceReader([layer])))
+
+
 def test_a_negative_size_ends(monkeypatch):
     data = tar_of((member("a", pax_headers={"size": "-1024"}), b"x" * 600), (member("b"), b""))
     with pytest.raises(LayerError):
