@@ -402,7 +402,7 @@ class LayerError(ImgstoreError):
 
 
 class DamagedLayerError(LayerError):
-    """It is damaged, or was made wrong: another source may have the layer whole."""
+    """Where the layer is damaged, or was made wrong, another source may have it whole."""
 
 
 class PoolError(ImgstoreError):

@@ -193,9 +193,8 @@ class _Secret:
         self.anchor = run if self._forms else text
         self.text = text
 
-    def hidden_in(self, text: str) -> str:
-        """The text without the usual spellings."""
-        # Most texts have it as it is, if they have it.
+    def removed_from(self, text: str) -> str:
+        """The text without the usual spellings, which are most."""
         for spelt in self._usual():
             if spelt not in text:
                 continue
@@ -218,6 +217,7 @@ class _Secret:
         )
 
     def _usual(self) -> list[str]:
+        """What one encoder makes of the secret, the longest first."""
         text = self.text
         if not self._forms:
             return [text]
@@ -233,7 +233,7 @@ def _without(suspected: Sequence[_Secret], text: str) -> str:
     if suspected and len(text) > _MOST_LOOKED_AT:
         return HIDDEN
     for secret in suspected:
-        text = secret.hidden_in(text)
+        text = secret.removed_from(text)
     left = [secret for secret in suspected if secret.anchor in text]
     if left:
         stages = _stages(text)

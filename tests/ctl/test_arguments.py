@@ -30,6 +30,17 @@ def test_what_is_not_given():
     assert (given.flag("-q"), given.text("-P"), given.texts("-S")) == (False, None, [])
 
 
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [("--pol", 'did you mean "--pool"?'), ("--force", ""), ("--quite", 'did you mean "--quiet"?')],
+)
+def test_an_option_that_looks_like_it_is_offered(given, hint):
+    """The dashes alone make none look like another."""
+    with pytest.raises(CommandError) as caught:
+        parse((*OPTIONS, Option(("--socket",), "PATH", "")), [given])
+    assert caught.value.hint == hint
+
+
 def test_two_dashes_end_the_options():
     assert parse(OPTIONS, ["--", "-q"]).rest == ["-q"]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 from imgctl.errors import NotConnectedError
 
 from imgstored.registry.containers import image_uuid
+from tests.e2e.test_on_demand import until
 from tests.e2e.test_registry import skopeo
 from tests.pools.layer_contract import BOTH, BOTTOM, TOP, owned
 from tests.support.container_image import push, push_index
@@ -126,10 +126,7 @@ def test_a_tag_that_moves_on_means_the_old_image_for_an_import_under_way(
         push(registry, "moving", "1", [owned(file("new"))])
         daemon.start()
         with daemon.client() as client:
-            deadline = time.monotonic() + 60
-            while not client.list():
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            until(client.list, seconds=60)
     assert "big" in listing(tree_of(daemon, uuids_of(image)[-1]))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import subprocess
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +12,7 @@ import zstandard
 from imgctl.errors import NotConnectedError
 
 from imgstored.registry.disks import disk_uuid
+from tests.e2e.test_on_demand import until
 from tests.support.daemon import Daemon
 from tests.support.layers import file, folder, hard, link, tar_of
 from tests.support.sluice import Sluice
@@ -138,10 +138,7 @@ def test_a_disk_is_found_by_the_digest_that_its_tag_had(
         push_container_disk(registry, "vm", "1", tar_of(file("disk/vm.img", b"another one")))
         daemon.start()
         with daemon.client() as client:
-            deadline = time.monotonic() + 180
-            while not client.list():
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            until(client.list, seconds=180)
     out = tmp_path / "again"
     daemon.imgctl("export", "--format", "raw", "-o", str(out), disk_uuid(digest), check=True)
     [disk] = tmp_path.glob("again*.raw")

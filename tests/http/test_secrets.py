@@ -276,8 +276,7 @@ def test_a_secret_of_many_signs_is_no_work(sign):
     began = time.monotonic()
     for number in range(5):
         known.learn([f"{secret}{number}"])
-    assert HIDDEN in known.hidden(f"a {secret}4")
-    assert "k3y" not in known.hidden(f"a {secret}4")
+    assert known.hidden(f"a {secret}4") == f"a {HIDDEN}"
     assert time.monotonic() - began < 5
 
 

@@ -116,6 +116,26 @@ def test_silence_counts_from_the_last_byte() -> None:
     assert watch.fault(1019, 5000) == "the server sent nothing for 10 s"
 
 
+def test_a_failure_that_is_kept_holds_no_buffers() -> None:
+    """They are in the frames of its traceback, and of those of its causes."""
+
+    def fail() -> None:
+        try:
+            int("below")
+        except ValueError as error:
+            raise FetchError("above") from error
+
+    mirror = Mirror(Location("http://a.example/file", "s"))
+    with pytest.raises(FetchError) as caught:
+        fail()
+    mirror.failed(caught.value)
+    kept = failure([mirror], ["above"])
+    while kept is not None:
+        assert kept.__traceback__ is None
+        kept = kept.exceptions[0] if isinstance(kept, ExceptionGroup) else kept.__cause__
+    assert mirror.failure is caught.value
+
+
 def test_a_drip_is_too_slow() -> None:
     watch = pace()
     faults = [watch.fault(1000.0 + second, second) for second in range(1, 61)]
