@@ -14,6 +14,7 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, quote_plus
 
@@ -21,7 +22,7 @@ from imgstored.http import credentials
 from imgstored.http.location import public
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Container, Iterable, Sequence
 
     from imgstored.http.location import Location
 
@@ -40,10 +41,12 @@ SECRET_NAME: Final = re.compile(_NAME, re.IGNORECASE)
 #: Secrets that are remembered beside those of settings: of URLs that clients and servers named.
 _MOST_LEARNED: Final = 48
 
-#: Characters of a text that may have a secret in it. A longer one is hidden as a whole.
+#: Characters of a text, for each secret that may be in it. A longer one is hidden as a whole.
 _MOST_LOOKED_AT: Final = 64 << 10
 #: The same of all such texts of one value together: a server may send a list of nothing else.
-_MOST_IN_ALL: Final = 512 << 10
+_MOST_IN_ALL: Final = 256 << 10
+#: Characters of a secret of which the usual spellings are kept. A longer one is hidden alone as it is.
+_MOST_SPELT: Final = 256
 
 #: Characters. A shorter secret may be a part of a longer word, and is hidden only where it is not.
 _LONG: Final = 12
@@ -53,15 +56,24 @@ _RUN: Final = re.compile(r"[A-Za-z0-9]+")
 #: Characters of a run that are enough to look for first, because that is much faster.
 _ENOUGH: Final = 3
 
+#: Hexadecimal digits of an escape.
+_MOST_TAKEN: Final = 8
+
 #: How often a text is decoded: a server quotes what a proxy quoted, and a library shows that.
 _MOST_NESTED: Final = 6
 
-#: An escape of URLs; of JSON or Python, where each nesting doubles the backslashes; of HTML. It begins at the
-#: first backslash of a row, and is bounded otherwise: a text takes time in proportion to its length.
-_ESCAPE: Final = re.compile(
-    r"%([0-9A-Fa-f]{2})"
-    r"|(?<!\\)\\++(?:x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|([abfnrtv]))"
-    r"|&(?:#([0-9]{1,8})|#[xX]([0-9A-Fa-f]{1,8})|([A-Za-z][A-Za-z0-9]{1,9}));"
+_IN_URLS: Final = r"%(?P<byte>[0-9A-Fa-f]{2})"
+#: JSON and Python.
+_IN_STRINGS: Final = (
+    r"\\(?:x(?P<x>[0-9A-Fa-f]{2})|u(?P<u>[0-9A-Fa-f]{4})|U(?P<U>[0-9A-Fa-f]{8})"
+    r"|(?P<letter>[abfnrtv])|(?P<sign>[\x00-/:-@\[-`{-\x7f]))"
+)
+_IN_HTML: Final = (
+    r"&(?:#(?P<number>[0-9]{1,8})|#[xX](?P<hexadecimal>[0-9A-Fa-f]{1,8})|(?P<name>[A-Za-z][A-Za-z0-9]{1,9}));"
+)
+#: Escapes of all kinds, and of each. They are bounded, so that time grows with the text alone.
+_ESCAPES: Final = tuple(
+    map(re.compile, (f"{_IN_URLS}|{_IN_STRINGS}|{_IN_HTML}", _IN_URLS, _IN_STRINGS, _IN_HTML))
 )
 _CODE: Final = re.compile(r"%[0-9A-F]{2}")
 _LETTERS: Final = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
@@ -70,8 +82,8 @@ _ENTITIES: Final = {**html.entities.name2codepoint, "apos": ord("'")}
 #: What stands for any characters that are not ASCII: these have too many spellings to be told apart.
 _FOREIGN: Final = "\x80"
 _NOT_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
-#: Backslashes stand in front of what is escaped, and a form has a plus for a space.
-_ALIKE: Final = {ord("\\"): None, ord("+"): " "}
+#: What stands for a secret while others are looked for: no secret is a part of it, as one may be of HIDDEN.
+_GONE: Final = "\ufdd0"
 _SIGNS: Final = "".join(chr(code) for code in range(128) if not chr(code).isalnum())
 
 
@@ -87,9 +99,9 @@ class Allowance:
     def __init__(self) -> None:
         self._left = _MOST_IN_ALL
 
-    def covers(self, text: str) -> bool:
-        """Counts a text; whether it may be looked at."""
-        self._left -= len(text)
+    def covers(self, text: str, secrets: int) -> bool:
+        """Counts a text in which so many secrets are looked for; whether it may be looked at."""
+        self._left -= len(text) * secrets
         return self._left >= 0
 
 
@@ -150,7 +162,7 @@ class KnownSecrets:
                     suspected = () if each in keep else self._suspected(each)
                     if not suspected:
                         return each
-                    return _without(suspected, each) if allowed.covers(each) else HIDDEN
+                    return _without(suspected, each) if allowed.covers(each, len(suspected)) else HIDDEN
                 case Mapping():
                     return {walk(key): walk(inner) for key, inner in each.items()}
                 case list() | tuple():
@@ -189,116 +201,129 @@ class _Secret:
     def __init__(self, text: str) -> None:
         run = max(_RUN.findall(text), key=len, default="")
         # Of a few signs, however else they may be spelt, what is looked for would be found everywhere.
-        self._forms = _forms(text) if len(run) >= _ENOUGH else frozenset()
-        self.anchor = run if self._forms else text
+        self._forms = [_Wanted(form) for form in _forms(text)] if len(run) >= _ENOUGH else []
+        # A long one takes longer to look for, in a text that is made for that.
+        self.anchor = run[:_LONG] if self._forms else text
         self.text = text
 
     def removed_from(self, text: str) -> str:
-        """The text without the usual spellings, which are most."""
-        for spelt in self._usual():
-            if spelt not in text:
-                continue
-            if len(spelt) >= _LONG or not self._forms:
-                text = text.replace(spelt, HIDDEN)
-            else:
-                pieces, at = [], 0
-                for found in _words(spelt, text):
-                    pieces += [text[at:found], HIDDEN]
-                    at = found + len(spelt)
-                text = "".join(pieces) + text[at:]
+        """The text without the usual spellings, which are most; `_GONE` stands in their place."""
+        for spelt in self._usual:
+            text = spelt.replaced(text)
         return text
 
-    def is_in(self, stages: Sequence[str]) -> bool:
+    def is_in(self, stages: Collection[str]) -> bool:
         """True if a text has the secret, however spelt; `stages` are the text's."""
-        return any(
-            form in stage if len(form) >= _LONG else next(_words(form, stage), None) is not None
-            for form in self._forms
-            for stage in stages
-        )
+        return any(form.is_in(stage) for form in self._forms for stage in stages)
 
-    def _usual(self) -> list[str]:
+    @cached_property
+    def _usual(self) -> list[_Wanted]:
         """What one encoder makes of the secret, the longest first."""
         text = self.text
         if not self._forms:
-            return [text]
-        escaped = [json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]]
-        coded = [quote(text, safe=safe, errors="replace") for safe in ("", "/")]
-        coded.append(quote_plus(text, errors="replace"))
-        coded += [_CODE.sub(lambda code: code[0].lower(), each) for each in coded]
-        plain = [text, *([bare] if len(bare := text.strip(_SIGNS)) >= _LONG else [])]
-        return sorted({*plain, *escaped, *coded, html.escape(text)}, key=len, reverse=True)
+            return [_Wanted(text, anywhere=True)]
+        spelt = {text, text.strip(_SIGNS)}
+        if len(text) <= _MOST_SPELT:
+            spelt |= {json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}
+            coded = [quote(text, safe=safe, errors="replace") for safe in ("", "/", "!~*'()")]
+            coded.append(quote_plus(text, errors="replace"))
+            spelt |= {*coded, *(_CODE.sub(lambda code: code[0].lower(), each) for each in coded)}
+            escaped = html.escape(text)
+            spelt |= {escaped, escaped.replace("&#x27;", "&#39;")}
+        return [_Wanted(each) for each in sorted(spelt, key=len, reverse=True)]
+
+
+class _Wanted:
+    """A text that is looked for: a short one only where it is no part of a longer word."""
+
+    def __init__(self, text: str, *, anywhere: bool = False) -> None:
+        self._text = text
+        self._word: re.Pattern[str] | None = None
+        if len(text) < _LONG and not anywhere:
+            before, behind = (_NO_WORD[each.isascii() and each.isalnum()] for each in (text[0], text[-1]))
+            self._word = re.compile(f"(?<!{before}){re.escape(text)}(?!{behind})")
+
+    def is_in(self, text: str) -> bool:
+        return self._text in text and (self._word is None or self._word.search(text) is not None)
+
+    def replaced(self, text: str) -> str:
+        """The text with `_GONE` in its place."""
+        return text.replace(self._text, _GONE) if self._word is None else self._word.sub(_GONE, text)
+
+
+#: What may not be beside a sign (anything may), and beside a letter or a digit.
+_NO_WORD: Final = (r"[^\s\S]", "[A-Za-z0-9]")
 
 
 def _without(suspected: Sequence[_Secret], text: str) -> str:
-    if suspected and len(text) > _MOST_LOOKED_AT:
+    if len(text) * len(suspected) > _MOST_LOOKED_AT:
         return HIDDEN
+    if not suspected:
+        return text
+    # What was hidden before stays as it is, if a secret is a part of that, too.
+    text = text.replace(HIDDEN, _GONE)
     for secret in suspected:
         text = secret.removed_from(text)
     left = [secret for secret in suspected if secret.anchor in text]
     if left:
-        stages = _stages(text)
+        stages = _stages(text.replace(_GONE, "\0"))
         if any(secret.is_in(stages) for secret in left):
             return HIDDEN
-    return text
+    return text.replace(_GONE, HIDDEN)
 
 
-def _stages(text: str) -> list[str]:
+def _stages(text: str) -> set[str]:
     """The text as it is, decoded once, twice and so on, each in the form in which texts are compared.
 
-    What an encoder made of a secret becomes the secret at one of them. Later ones may decode what is in the
-    secret itself, as they do with the secret.
+    What an encoder made of a secret becomes the secret at one of them. If encoders of one kind made it, what
+    looks like an escape of another kind in the secret itself stays.
     """
-    stages = [_comparable(text)]
-    for _ in range(_MOST_NESTED):
-        text, count = _ESCAPE.subn(_decoded, text)
-        if not count:
-            break
-        stages.append(_comparable(text))
+    stages = {_comparable(text)}
+    for escapes in _ESCAPES:
+        decoded = text
+        for _ in range(_MOST_NESTED):
+            decoded, count = escapes.subn(_decoded, decoded)
+            if not count:
+                break
+            stages.add(_comparable(decoded))
     return stages
 
 
 def _decoded(escape: re.Match[str]) -> str:
-    byte, short, usual, long, letter, number, hexadecimal, name = escape.groups()
-    if letter is not None:
-        return _LETTERS[letter]
-    if name is not None:
-        return chr(_ENTITIES[name]) if name in _ENTITIES else escape[0]
-    code = int(number) if number is not None else int(byte or short or usual or long or hexadecimal, 16)
+    kind = escape.lastgroup or ""
+    text = escape[kind]
+    match kind:
+        case "letter":
+            return _LETTERS[text]
+        case "sign":
+            return text
+        case "name":
+            return chr(_ENTITIES[text]) if text in _ENTITIES else escape[0]
+    code = int(text, 10 if kind == "number" else 16)
     return chr(code) if code <= sys.maxunicode else _FOREIGN
 
 
 def _comparable(text: str) -> str:
-    return _NOT_ASCII.sub(_FOREIGN, text.translate(_ALIKE))
+    """Spaces may be pluses in a form."""
+    return _NOT_ASCII.sub(_FOREIGN, text.replace("+", " "))
 
 
 def _forms(text: str) -> frozenset[str]:
-    """What is looked for of a secret: each of its stages, without the signs at its ends, which say nothing.
+    """What is looked for of a secret: each of its stages.
 
-    A part that is ASCII is enough if it is long: a server may have lost the other characters.
+    A long part that is ASCII is enough, without signs at its ends: a server may have lost the others. A short
+    one would be found in texts that have nothing to do with it.
     """
     forms = set()
     for stage in _stages(text):
         longest = max((part.strip(_SIGNS) for part in stage.split(_FOREIGN)), key=len)
-        form = longest if len(longest) >= _LONG else stage.strip(_SIGNS)
+        form = stage
+        if len(longest) >= _LONG:
+            # What stands before it may have taken its first characters for the end of an escape.
+            form = longest[min(_MOST_TAKEN, len(longest) - _LONG) :]
         if _RUN.search(form):
             forms.add(form)
     return frozenset(forms)
-
-
-def _words(word: str, text: str) -> Iterator[int]:
-    """Where the word is in a text, and is no part of a longer one."""
-    at = text.find(word)
-    while at >= 0:
-        end = at + len(word)
-        if not (_joins(text[at - 1 : at], word[0]) or _joins(word[-1], text[end : end + 1])):
-            yield at
-            at = text.find(word, end)
-        else:
-            at = text.find(word, at + 1)
-
-
-def _joins(before: str, behind: str) -> bool:
-    return all(each.isascii() and each.isalnum() for each in (before, behind))
 
 
 #: Those of this process. The log and all sockets have them in common.
