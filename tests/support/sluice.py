@@ -46,6 +46,7 @@ class Sluice:
         """From now on so many bytes of the server pass, and then none."""
         with self._state:
             self._left = after
+            self._state.notify_all()
 
     def open(self) -> None:
         """All passes, also of what is held."""

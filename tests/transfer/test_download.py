@@ -343,10 +343,15 @@ async def test_a_file_that_was_replaced_before_a_later_try(
 
 
 async def test_a_file_that_is_replaced_midway_is_never_mixed(held: Held, target: Target) -> None:
-    download = target.download(held.url + "/file")
+    # Little by little, so that most ranges are not asked for before the file is replaced.
+    held.sluice.hold()
+    download = target.download(held.url + "/file", connections=2)
 
     async def replace() -> None:
-        await until(lambda: download.watermark.position >= MIB)
+        while download.watermark.position < MIB:
+            if held.sluice.left == 0:
+                held.sluice.hold(MIB // 8)
+            await trio.sleep(0.005)
         (held.nginx.root / "new").write_bytes(OTHER)
         (held.nginx.root / "new").rename(held.nginx.root / "file")
         held.sluice.open()
