@@ -51,12 +51,16 @@ def say_listing(
     wide: Sequence[str] = (),
     drop: Sequence[str] = (),
     plain: Sequence[Row] | None = None,
+    known: Collection[str] = (),
 ) -> None:
     """Prints a listing. `rows` are for people, `plain` (default: the same) and `documents` for programs.
 
-    `drop` are the columns that a narrow terminal does without first, in this order.
+    `drop` are the columns that a narrow terminal does without first, in this order; `known` are fields that
+    rows may have besides the columns. Raises `UsageError` if nothing has any of the fields that are wanted.
     """
     values = rows if plain is None else plain
+    if rows and not session.is_imgadm:
+        refuse_unknown(wanted.columns, [*columns, *wide, *known], [*rows, *values])
     if wanted.only_uuids:
         session.say(printable(row.get("uuid")) for row in values)
         return
@@ -115,10 +119,8 @@ def refuse_unknown(names: Sequence[str], known: Collection[str], rows: Sequence[
 
     has = dict.fromkeys([*FORMS, *known, *(name for row in rows for name in row)])
     question = advice.did_you_mean(names[0], has)
-    forms = f"a form is one of {', '.join(FORMS)}; `imgctl help list` lists the fields"
-    raise UsageError(
-        f'no image has the field "{names[0]}", nor is it a form', hint=f"{question} {forms}".strip()
-    )
+    forms = f"a form is one of {', '.join(FORMS)}; a field one of {', '.join(dict.fromkeys(known))}"
+    raise UsageError(f'there is no field "{names[0]}", nor is it a form', hint=f"{question} {forms}".strip())
 
 
 def warn_of_unknown(

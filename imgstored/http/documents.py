@@ -24,6 +24,7 @@ from imgstored.http.addresses import Nearness, TooNearError, nearness, nearness_
 from imgstored.http.failures import (
     TRANSIENT_STATUSES,
     Backoff,
+    advice_on,
     cause_of,
     certificate_refused,
     named,
@@ -181,7 +182,7 @@ async def _get(
             return replace(await read_answer(response, limits.max_bytes, url), near=near)
     except (httpx2.NetworkError, httpx2.ConnectTimeout, httpx2.RemoteProtocolError) as error:
         kind = ClientError if certificate_refused(error) else _NoAnswerError
-        raise kind(f"{url}: {cause_in(error, limits)}", data=named(error)) from error
+        raise kind(f"{url}: {cause_in(error, limits)}", hint=advice_on(error), data=named(error)) from error
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise ClientError(f"{url}: {cause_in(error, limits)}", data=named(error)) from error
 

@@ -28,6 +28,9 @@ _BY_ERRNO = {
     errno.ETIMEDOUT: "the connection timed out",
 }
 
+#: As Python raises these; a time-out is a `TimeoutError`.
+_OUT_OF_REACH = (errno.EHOSTUNREACH, errno.ENETUNREACH)
+
 #: Causes nest (a library's error, the socket's below it); deeper chains than this say nothing new.
 _MAX_DEPTH = 10
 
@@ -53,6 +56,20 @@ def cause_of(error: BaseException) -> str:
     if isinstance(root, http.client.HTTPException):
         return f"the answer is not HTTP ({type(root).__name__})"
     return redacted(str(root)) or type(root).__name__
+
+
+def advice_on(error: BaseException) -> str:
+    """What to do about a network error before a server has answered; "" where only time helps."""
+    root = _root(error)
+    if isinstance(root, ssl.SSLCertVerificationError):
+        return "if an authority of your own signed it, name that in imgstored's configuration: `ca_file`"
+    if isinstance(root, socket.gaierror):
+        return "see that the URL has the right host, and that this host's DNS servers answer"
+    if isinstance(root, ConnectionRefusedError):
+        return "see that the server is up, and that the URL has its port"
+    if isinstance(root, TimeoutError) or (isinstance(root, OSError) and root.errno in _OUT_OF_REACH):
+        return "see that this host can reach the server; through a proxy, set `proxy` in the configuration"
+    return ""
 
 
 def named(error: BaseException) -> dict[str, str]:

@@ -126,7 +126,7 @@ class SourceClient:
             spec = self.spec
             raise SourcePingError(
                 f'unexpected ping error with "{spec.type}" image source "{shown(spec.url)}": {error.message}',
-                hint=error.hint or "see that the server is up and of that type, or force it (-f)",
+                hint=f"{error.hint or 'see that the server is of that type'}, or force it (-f)",
                 data={"cause": error.as_wire()},
             ) from error
 

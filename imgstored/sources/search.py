@@ -110,8 +110,8 @@ class Search:
     def found(self) -> Found:
         """The image of the most preferred source that has it, with every place of the same file.
 
-        Raises why there is none: an invalid manifest, if that is all there is; the first source's error, if
-        all failed; else `ActiveImageNotFoundError` or `ImageNotFoundError`.
+        Raises why there is none: an invalid manifest, if that is all there is; the first source's error with
+        those of the others, if all failed; else `ActiveImageNotFoundError` or `ImageNotFoundError`.
         """
         hits = self._hits()
         if not hits:
@@ -136,7 +136,8 @@ class Search:
             if isinstance(error, InvalidManifestError | ManifestValidationError):
                 return error
         if problems and len(problems) == len(self._specs):
-            return problems[0][1]
+            first, *others = (error for _, error in problems[:_TOLD])
+            return first.with_others(others) if others else first
         data = {
             "problems": [
                 {"source": public(spec.url), "error": error.as_wire()} for spec, error in problems[:_TOLD]

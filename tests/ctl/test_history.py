@@ -64,6 +64,17 @@ def test_history(daemon, imgctl, past):
     assert shown.stderr == rf"imgctl history: warning: import of image {V} failed: gone\x1b[2J" + "\n"
 
 
+def test_fields_that_are_none(daemon, imgctl, past):
+    refused = imgctl("history", "-o", "bogus")
+    assert refused.returncode == 1
+    assert 'there is no field "bogus", nor is it a form' in refused.stderr
+    assert "a field one of when, action, uuid," in refused.stderr
+    assert imgctl("history", "-H", "-o", "bogus,action").stdout.splitlines()[0].split() == ["-", "import"]
+    assert imgctl("history", "-o", "message").returncode == 0
+    daemon.queries.past = []
+    assert imgctl("history", "-o", "bogus").returncode == 0
+
+
 def test_only_the_last_word_on_an_image_is_a_warning(daemon, imgctl):
     failed = {"outcome": "failed", "code": "DownloadError"}
     daemon.queries.past = [

@@ -221,6 +221,16 @@ def test_export(imgctl, making, there):
     assert "a disk is not compressed" in wrong.stderr
 
 
+def test_export_into_a_folder_that_is_not_there(imgctl, making, there):
+    names, here = there
+    said = imgctl("export", "-o", "nowhere/img", BASE, cwd=here)
+    assert said.returncode == 1
+    first, hint = said.stderr.splitlines()
+    assert first == "imgctl export: error (FileSystem): there is no folder nowhere"
+    assert hint == "  hint: make it first"
+    assert (names(), making.asked) == ([], [])
+
+
 def test_the_manifest_of_an_export_can_be_read_again_however_large_it_is(imgctl, making, there):
     """Indentation would make it larger than what `install` reads."""
     _, here = there

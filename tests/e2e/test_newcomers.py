@@ -38,7 +38,7 @@ def test_a_form_that_there_is_not_is_no_field_of_dashes(daemon):
     daemon.imgctl("import", BASE, check=True)
     refused = daemon.imgctl("list", "-o", "xml")
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert 'error (Usage): no image has the field "xml", nor is it a form' in refused.stderr
+    assert 'error (Usage): there is no field "xml", nor is it a form' in refused.stderr
     assert "a form is one of json, yaml, csv, wide" in refused.stderr
     assert 'did you mean "json"' in daemon.imgctl("list", "-o", "jsno").stderr
     # Where others are there, it is a warning.

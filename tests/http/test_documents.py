@@ -139,6 +139,7 @@ async def test_the_last_refusal_is_returned(start_faulty):
 async def test_a_server_that_is_not_there():
     error, naps = await fetch(at("http://127.0.0.1:9/x?token=" + SECRET))
     assert str(error) == "http://127.0.0.1:9/x: connection refused"
+    assert "see that the server is up" in error.hint
     assert len(naps) == 2
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgstored.http.failures import Backoff, cause_of, certificate_refused, retry_after
+from imgstored.http.failures import Backoff, advice_on, cause_of, certificate_refused, retry_after
 
 
 def untrusted() -> ssl.SSLCertVerificationError:
@@ -41,6 +41,29 @@ def untrusted() -> ssl.SSLCertVerificationError:
 )
 def test_causes_in_words(error: BaseException, words: str) -> None:
     assert words in cause_of(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ConnectionRefusedError(errno.ECONNREFUSED, "x"), "has its port"),
+        (OSError(errno.EHOSTUNREACH, "x"), "`proxy`"),
+        (OSError(errno.ENETUNREACH, "x"), "`proxy`"),
+        (TimeoutError(errno.ETIMEDOUT, "x"), "`proxy`"),
+        (TimeoutError(), "`proxy`"),
+        (socket.gaierror(-2, "Name or service not known"), "DNS"),
+        (untrusted(), "`ca_file`"),
+    ],
+)
+def test_what_to_do_about_a_server_that_does_not_answer(error: BaseException, words: str) -> None:
+    assert words in advice_on(error)
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionResetError(errno.ECONNRESET, "x"), ssl.SSLError(1, "x"), ValueError("odd")]
+)
+def test_no_advice_where_only_time_helps(error: BaseException) -> None:
+    assert advice_on(error) == ""
 
 
 def test_what_the_operating_system_said_is_found_below() -> None:

@@ -113,13 +113,23 @@ def test_nowhere_with_some_that_failed():
     assert caught.value.data == {"problems": [{"source": "http://s2", "error": down.as_wire()}]}
 
 
-def test_if_all_failed_the_first_error_is_raised():
+def test_if_all_failed_the_first_error_is_raised_with_the_others():
     asked = search()
     errors = [APIError("zero"), ClientError("one"), ClientError("two")]
     for place in (2, 1, 0):
         asked.answered(place, errors[place], 0)
-    with pytest.raises(APIError, match="zero"):
+    with pytest.raises(APIError, match="zero") as caught:
         asked.found()
+    assert caught.value.data["others"] == [error.as_wire() for error in errors[1:]]
+    assert errors[0].data == {}
+
+
+def test_the_only_source_that_failed_has_its_own_error():
+    asked = Search(BASE, SPECS[:1], active=True)
+    asked.answered(0, error := ClientError("down"), 0)
+    with pytest.raises(ClientError) as caught:
+        asked.found()
+    assert caught.value is error
 
 
 def test_a_faulty_manifest_is_told_only_if_nobody_has_a_good_one():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from imgctl.errors import CommandError, UsageError, timestamp
 from imgctl.session import standard_input
+from imgctl.text import printable
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -34,7 +35,7 @@ class ImageFile:
 
     `target` is a folder, or a path without extension; in a folder it is called as `name` says. The folder may
     belong to somebody else, who may do what they like in there at any moment: it is opened once, every file
-    is new, and no link in it is followed. Raises `OSError`.
+    is new, and no link in it is followed. Raises `OSError`, and `CommandError` if there is no folder.
     """
 
     def __init__(self, target: Path) -> None:
@@ -43,7 +44,12 @@ class ImageFile:
         self._given = None if is_folder else target.name
         self._prefix, self._suffix = self._given or "image", ""
         with ExitStack() as stack:
-            self._in = os.open(self._folder, _FOLDER)
+            try:
+                self._in = os.open(self._folder, _FOLDER)
+            except FileNotFoundError as error:
+                raise CommandError(
+                    "FileSystem", f"there is no folder {printable(str(self._folder))}", "make it first"
+                ) from error
             stack.callback(os.close, self._in)
             self._file = stack.enter_context(_NewFile(self._in))
             self._open = stack.pop_all()

@@ -221,7 +221,7 @@ def _print_images(
         return
     by = fields(arguments.texts("-s")) or _SORT
     ordered = sort_rows((row for row, _ in chosen), by)
-    say_listing(session, wanted, rows=ordered, columns=_COLUMNS, wide=_WIDE)
+    say_listing(session, wanted, rows=ordered, columns=_COLUMNS, wide=_WIDE, known=FIELDS)
 
 
 def _warn_of_unknown_fields(
