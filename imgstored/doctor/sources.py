@@ -39,10 +39,6 @@ _A_BIT: Final = 5.0
 _FAR: Final = 300.0
 
 _GONE: Final = "is the server up? `imgctl sources -d URL` removes one that is gone for good"
-_TRUST: Final = (
-    "is our clock right? Is the certificate of the server's name, and renewed? An authority of your own is"
-    " named as the source's `ca_file`"
-)
 _CLOCK: Final = "set the clock, and have it kept: chrony, systemd-timesyncd, or ntp"
 
 
@@ -118,8 +114,7 @@ def _source(source: Mapping[str, Any], answer: Mapping[str, Any], answers: Answe
     error = answer["error"]
     if error is not None:
         message = str(error["message"])
-        hint = error["hint"] or (_TRUST if "certificate" in message else _GONE)
-        return Finding("sources", "fail", message, hint)
+        return Finding("sources", "fail", message, error["hint"] or _GONE)
     taken = answers.seconds.get(url, 0.0)
     seen = f"{url} answers in {1000 * taken:.0f} ms"
     if taken > _SLOW:

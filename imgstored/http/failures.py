@@ -28,6 +28,10 @@ _BY_ERRNO = {
     errno.ETIMEDOUT: "the connection timed out",
 }
 
+_TRUST = (
+    "is our clock right? Is the certificate of the server's name, and renewed? An authority of your own is"
+    " named in the configuration: `ca_file`"
+)
 #: As Python raises these; a time-out is a `TimeoutError`.
 _OUT_OF_REACH = (errno.EHOSTUNREACH, errno.ENETUNREACH)
 
@@ -62,7 +66,7 @@ def advice_on(error: BaseException) -> str:
     """What to do about a network error before a server has answered; "" where only time helps."""
     root = _root(error)
     if isinstance(root, ssl.SSLCertVerificationError):
-        return "if an authority of your own signed it, name that in imgstored's configuration: `ca_file`"
+        return _TRUST
     if isinstance(root, socket.gaierror):
         return "see that the URL has the right host, and that this host's DNS servers answer"
     if isinstance(root, ConnectionRefusedError):
