@@ -51,15 +51,16 @@ def say_listing(
     wide: Sequence[str] = (),
     drop: Sequence[str] = (),
     plain: Sequence[Row] | None = None,
-    known: Collection[str] = (),
+    known: Collection[str] | None = (),
 ) -> None:
     """Prints a listing. `rows` are for people, `plain` (default: the same) and `documents` for programs.
 
     `drop` are the columns that a narrow terminal does without first, in this order; `known` are fields that
-    rows may have besides the columns. Raises `UsageError` if nothing has any of the fields that are wanted.
+    rows may have besides the columns, or None if the caller has looked for unknown ones. Raises `UsageError`
+    if nothing has any of the fields that are wanted.
     """
     values = rows if plain is None else plain
-    if rows and not session.is_imgadm:
+    if rows and known is not None and not session.is_imgadm:
         refuse_unknown(wanted.columns, [*columns, *wide, *known], [*rows, *values])
     if wanted.only_uuids:
         session.say(printable(row.get("uuid")) for row in values)

@@ -38,7 +38,7 @@ _SLOW: Final = 3.0
 _A_BIT: Final = 5.0
 _FAR: Final = 300.0
 
-_GONE: Final = "is the server up? `imgctl sources -d URL` removes one that is gone for good"
+_GONE: Final = " `imgctl sources -d URL` removes one that is gone for good"
 _CLOCK: Final = "set the clock, and have it kept: chrony, systemd-timesyncd, or ntp"
 
 
@@ -114,7 +114,10 @@ def _source(source: Mapping[str, Any], answer: Mapping[str, Any], answers: Answe
     error = answer["error"]
     if error is not None:
         message = str(error["message"])
-        return Finding("sources", "fail", message, error["hint"] or _GONE)
+        hint = error["hint"] or "is the server up?"
+        if not error["hint"] or "errno" in error["data"]:
+            hint += _GONE
+        return Finding("sources", "fail", message, hint)
     taken = answers.seconds.get(url, 0.0)
     seen = f"{url} answers in {1000 * taken:.0f} ms"
     if taken > _SLOW:

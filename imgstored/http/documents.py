@@ -22,6 +22,7 @@ from imgstored.host import descriptors
 from imgstored.http import gunzip
 from imgstored.http.addresses import Nearness, TooNearError, nearness, nearness_of_host
 from imgstored.http.failures import (
+    OUT_OF_REACH,
     TRANSIENT_STATUSES,
     Backoff,
     advice_on,
@@ -182,7 +183,9 @@ async def _get(
             return replace(await read_answer(response, limits.max_bytes, url), near=near)
     except (httpx2.NetworkError, httpx2.ConnectTimeout, httpx2.RemoteProtocolError) as error:
         kind = ClientError if certificate_refused(error) else _NoAnswerError
-        raise kind(f"{url}: {cause_in(error, limits)}", hint=advice_on(error), data=named(error)) from error
+        raise kind(
+            f"{url}: {cause_in(error, limits)}", hint=_advice(error, at, environ), data=named(error)
+        ) from error
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise ClientError(f"{url}: {cause_in(error, limits)}", data=named(error)) from error
 
@@ -287,6 +290,16 @@ async def _break_off(pieces: AsyncIterator[bytes]) -> None:
         scope.cancel()
         async for _ in pieces:
             pass
+
+
+def _advice(error: Exception, at: Location, environ: Mapping[str, str]) -> str:
+    """What to do about a request without an answer; "" where only time helps."""
+    import httpx2
+
+    advice = OUT_OF_REACH if isinstance(error, httpx2.ConnectTimeout) else advice_on(error)
+    if not advice or certificate_refused(error) or proxy_for(at, environ) is None:
+        return advice
+    return "see that the proxy is up, and that its URL is right"
 
 
 def cause_in(error: Exception, limits: DocumentLimits) -> str:

@@ -32,8 +32,10 @@ _TRUST = (
     "is our clock right? Is the certificate of the server's name, and renewed? An authority of your own is"
     " named in the configuration: `ca_file`"
 )
-#: As Python raises these; a time-out is a `TimeoutError`.
-_OUT_OF_REACH = (errno.EHOSTUNREACH, errno.ENETUNREACH)
+#: The advice where no packet of the server comes.
+OUT_OF_REACH = "see that this host can reach the server; through a proxy, set `proxy` in the configuration"
+
+_UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 #: Causes nest (a library's error, the socket's below it); deeper chains than this say nothing new.
 _MAX_DEPTH = 10
@@ -71,8 +73,8 @@ def advice_on(error: BaseException) -> str:
         return "see that the URL has the right host, and that this host's DNS servers answer"
     if isinstance(root, ConnectionRefusedError):
         return "see that the server is up, and that the URL has its port"
-    if isinstance(root, TimeoutError) or (isinstance(root, OSError) and root.errno in _OUT_OF_REACH):
-        return "see that this host can reach the server; through a proxy, set `proxy` in the configuration"
+    if isinstance(root, TimeoutError) or (isinstance(root, OSError) and root.errno in _UNREACHABLE):
+        return OUT_OF_REACH
     return ""
 
 

@@ -261,7 +261,8 @@ def _without(suspected: Sequence[_Secret], text: str) -> str:
     if not suspected:
         return text
     # What was hidden before stays as it is, if a secret is a part of that, too.
-    text = text.replace(HIDDEN, _GONE)
+    if not any(HIDDEN in secret.text for secret in suspected):
+        text = text.replace(HIDDEN, _GONE)
     for secret in suspected:
         text = secret.removed_from(text)
     left = [secret for secret in suspected if secret.anchor in text]

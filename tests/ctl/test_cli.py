@@ -344,6 +344,12 @@ def test_a_filter_leaves_the_manifest_as_it_is(daemon, imgctl):
     assert json.loads(imgctl("list", "-j", "name=a", "clones=0", "size=1").stdout) == daemon.store.images
 
 
+def test_a_field_that_only_some_images_have(daemon, imgctl):
+    daemon.store.images = [image(name="a", odd=1), image(name="b")]
+    assert imgctl("list", "-H", "-o", "odd", "name=b").stdout.split() == ["-"]
+    assert 'there is no field "od"' in imgctl("list", "-o", "od", "name=b").stderr
+
+
 def test_hostile_text_steers_no_terminal(daemon, imgctl):
     daemon.store.images = [image(name="\x1b]0;pwned\x07", version="1\n2", os={"\x9b": "\u202e"}, type="é")]
     shown = imgctl("list", "-o", "name,version,os,type,\x1b")

@@ -32,7 +32,7 @@ def at(url: str, **access: object) -> Location:
     return Location(url, url, Access(**access))
 
 
-async def fetch(location: Location, **limits: object):
+async def fetch(location: Location, environ: dict[str, str] | None = None, **limits: object):
     naps: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -40,7 +40,7 @@ async def fetch(location: Location, **limits: object):
 
     try:
         document = await fetch_document(
-            location, limits=DocumentLimits(**limits), environ={}, chance=lambda: 0.0, sleep=sleep
+            location, limits=DocumentLimits(**limits), environ=environ or {}, chance=lambda: 0.0, sleep=sleep
         )
     except ClientError as error:
         return error, naps
@@ -141,6 +141,23 @@ async def test_a_server_that_is_not_there():
     assert str(error) == "http://127.0.0.1:9/x: connection refused"
     assert "see that the server is up" in error.hint
     assert len(naps) == 2
+
+
+async def test_a_proxy_that_is_not_there():
+    error, _ = await fetch(at("http://example.org/x"), environ={"http_proxy": "http://127.0.0.1:9"})
+    assert error.hint == "see that the proxy is up, and that its URL is right"
+
+
+async def test_a_server_that_takes_no_connection():
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        error, _ = await fetch(at(f"http://127.0.0.1:{full.getsockname()[1]}/x"), connect_seconds=0.3)
+    assert "no connection within 0.3 s" in str(error)
+    assert "`proxy`" in error.hint
 
 
 async def test_a_large_answer_is_refused_before_it_is_read(start_faulty, site, nginx):

@@ -377,6 +377,13 @@ def test_what_stands_before_a_secret_hides_none_of_it(secret, text):
     assert HIDDEN in known.hidden(text)
 
 
+@pytest.mark.parametrize("secret", ["p(hidden)assword1234", "ab(hidden)xy", "((hidden))abc"])
+def test_a_secret_that_has_what_stands_for_one(secret):
+    known = KnownSecrets()
+    known.learn([secret])
+    assert known.hidden(f"x {secret} y") == f"x {HIDDEN} y"
+
+
 @pytest.mark.parametrize("secret", ["the;", "2024;", "http;", "error;"])
 def test_a_secret_that_is_a_word_takes_only_the_word(secret):
     known = KnownSecrets()

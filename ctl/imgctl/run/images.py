@@ -169,6 +169,7 @@ def ancestry(session: Session, arguments: Arguments) -> None:
         rows=[image_row(image) for image in images],
         columns=["uuid", "name", "version", "published"],
         wide=["os", "type", "zpool", "origin"],
+        known=FIELDS,
     )
 
 
@@ -221,7 +222,7 @@ def _print_images(
         return
     by = fields(arguments.texts("-s")) or _SORT
     ordered = sort_rows((row for row, _ in chosen), by)
-    say_listing(session, wanted, rows=ordered, columns=_COLUMNS, wide=_WIDE, known=FIELDS)
+    say_listing(session, wanted, rows=ordered, columns=_COLUMNS, wide=_WIDE, known=None)
 
 
 def _warn_of_unknown_fields(
